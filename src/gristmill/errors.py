@@ -1,0 +1,145 @@
+"""Every error Gristmill raises on purpose. Each says what was asked, what was found, what to do.
+
+    GristmillError
+    ├── ProjectError               the project file is wrong
+    ├── BucketError                the bucket cannot be read
+    │   ├── ObjectNotFound         … it has no such object
+    │   └── ObjectChanged          … the object is no longer the one that was looked at
+    ├── WarehouseError             the database refused or failed
+    │   ├── WarehouseUnreachable   … it does not answer
+    │   ├── StatementFailed        … a statement failed; carries the SQLSTATE
+    │   └── EmbeddedServerError    … the embedded server cannot start or stop
+    ├── LoadError                  a load failed
+    │   └── LoadRefused            … because rows broke the contract
+    ├── BuildError                 a derived table, the feature store or a training set failed
+    ├── TrainingError              no model can be trained from this
+    │   └── ExportError            … or none that can be served exactly
+    ├── RegistryError              the record of model versions refused
+    │   ├── NoChampion             … no version answers yet
+    │   └── VersionNotFound        … there is no such version
+    ├── BundleError                a bundle is not what its manifest says
+    ├── PredictionError            no answer can be given
+    │   ├── InvalidFeatures        … because of one field of the request
+    │   ├── EntityNotFound         … because the entity is unknown
+    │   └── SpoolError             … because it could not be put on record
+    └── ServingError               the API cannot run
+        └── PortTaken              … its port is in use
+"""
+
+from __future__ import annotations
+
+
+class GristmillError(Exception):
+    """Gristmill could not do what was asked."""
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or self.__doc__)
+
+
+class ProjectError(GristmillError):
+    """The project file is wrong."""
+
+
+class BucketError(GristmillError):
+    """The bucket cannot be read."""
+
+
+class ObjectNotFound(BucketError):
+    """The bucket has no such object."""
+
+
+class ObjectChanged(BucketError):
+    """The object changed while it was read; load it again."""
+
+
+class WarehouseError(GristmillError):
+    """The database refused or failed."""
+
+
+class WarehouseUnreachable(WarehouseError):
+    """The database does not answer."""
+
+
+class StatementFailed(WarehouseError):
+    """A statement failed in the database."""
+
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        sqlstate: str = "",
+        detail: str = "",
+        constraint: str = "",
+    ) -> None:
+        super().__init__(message)
+        self.sqlstate = sqlstate
+        self.detail = detail
+        self.constraint = constraint
+
+
+class EmbeddedServerError(WarehouseError):
+    """The embedded PostgreSQL server cannot start or stop."""
+
+
+class LoadError(GristmillError):
+    """The load failed; what was there before is unchanged."""
+
+
+class LoadRefused(LoadError):
+    """Rows broke the table's contract; what was there before is unchanged."""
+
+
+class BuildError(GristmillError):
+    """The build failed; what was there before is unchanged."""
+
+
+class TrainingError(GristmillError):
+    """No model can be trained from this training set."""
+
+
+class ExportError(TrainingError):
+    """The fitted model cannot be turned into a graph that answers exactly the same."""
+
+
+class RegistryError(GristmillError):
+    """The record of model versions refused."""
+
+
+class NoChampion(RegistryError):
+    """No model version is in service yet: run `gristmill train`, then `gristmill models`."""
+
+
+class VersionNotFound(RegistryError):
+    """There is no such model version: `gristmill models` lists them."""
+
+
+class BundleError(GristmillError):
+    """The bundle is not what its manifest says."""
+
+
+class PredictionError(GristmillError):
+    """No answer can be given."""
+
+
+class InvalidFeatures(PredictionError):
+    """A field of the request is wrong."""
+
+    def __init__(self, message: str | None = None, *, field: str = "") -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class EntityNotFound(PredictionError):
+    """The entity is not in the feature store."""
+
+
+class SpoolError(PredictionError):
+    """The prediction could not be put on record, so it is not given."""
+
+
+class ServingError(GristmillError):
+    """The API cannot run."""
+
+
+class PortTaken(ServingError):
+    """The API's port is in use; choose another with --port."""
