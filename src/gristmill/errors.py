@@ -1,29 +1,29 @@
 """Every error Gristmill raises on purpose. Each says what was asked, what was found, what to do.
 
-    GristmillError
-    ├── ProjectError               the project file is wrong
-    ├── BucketError                the bucket cannot be read
-    │   ├── ObjectNotFound         … it has no such object
-    │   └── ObjectChanged          … the object is no longer the one that was looked at
-    ├── WarehouseError             the database refused or failed
-    │   ├── WarehouseUnreachable   … it does not answer
-    │   ├── StatementFailed        … a statement failed; carries the SQLSTATE
-    │   └── EmbeddedServerError    … the embedded server cannot start or stop
-    ├── LoadError                  a load failed
-    │   └── LoadRefused            … because rows broke the contract
-    ├── BuildError                 a derived table, the feature store or a training set failed
-    ├── TrainingError              no model can be trained from this
-    │   └── ExportError            … or none that can be served exactly
-    ├── RegistryError              the record of model versions refused
-    │   ├── NoChampion             … no version answers yet
-    │   └── VersionNotFound        … there is no such version
-    ├── BundleError                a bundle is not what its manifest says
-    ├── PredictionError            no answer can be given
-    │   ├── InvalidFeatures        … because of one field of the request
-    │   ├── EntityNotFound         … because the entity is unknown
-    │   └── SpoolError             … because it could not be put on record
-    └── ServingError               the API cannot run
-        └── PortTaken              … its port is in use
+GristmillError
+├── ProjectError               the project file is wrong
+├── BucketError                the bucket cannot be read
+│   ├── ObjectNotFound         … it has no such object
+│   └── ObjectChanged          … the object is no longer the one that was looked at
+├── WarehouseError             the database refused or failed
+│   ├── WarehouseUnreachable   … it does not answer
+│   ├── StatementFailed        … a statement failed; carries the SQLSTATE
+│   └── EmbeddedServerError    … the embedded server cannot start or stop
+├── LoadError                  a load failed
+│   └── LoadRefused            … because rows broke the contract
+├── BuildError                 a derived table, the feature store or a training set failed
+├── TrainingError              no model can be trained from this
+│   └── ExportError            … or none that can be served exactly
+├── RegistryError              the record of model versions refused
+│   ├── NoChampion             … no version answers yet
+│   └── VersionNotFound        … there is no such version
+├── BundleError                a bundle is not what its manifest says
+├── PredictionError            no answer can be given
+│   ├── InvalidFeatures        … because of one field of the request
+│   ├── EntityNotFound         … because the entity is unknown
+│   └── SpoolError             … because it could not be put on record
+└── ServingError               the API cannot run
+    └── PortTaken              … its port is in use
 """
 
 from __future__ import annotations

@@ -77,14 +77,14 @@ class Period:
         """A period as a person writes it (`2020-01`, or any day in it) as its name; ValueError."""
         for pattern in (_PERIOD_FORMATS[self.every], "%Y-%m-%d"):
             try:
-                return self.name(datetime.strptime(text, pattern).date())  # noqa: DTZ007
+                return self.name(datetime.strptime(text, pattern).date())
             except ValueError:
                 continue
         raise ValueError(f"{text!r} is not a {self.every} such as {self.name(date(2020, 1, 31))}")
 
     def bounds(self, name: str) -> tuple[date, date]:
         """The first day of a period and the first day after it."""
-        first = datetime.strptime(name, _PERIOD_FORMATS[self.every]).date()  # noqa: DTZ007
+        first = datetime.strptime(name, _PERIOD_FORMATS[self.every]).date()
         reach = {"day": 1, "month": 31, "year": 366}[self.every]
         after = first + timedelta(days=reach)
         return first, {
@@ -138,9 +138,7 @@ class Table:
             return None
         template = "".join(_PLACEHOLDER.findall(self.path))
         try:
-            return self.period.name(
-                datetime.strptime("".join(match.groups()), template).date()  # noqa: DTZ007
-            )
+            return self.period.name(datetime.strptime("".join(match.groups()), template).date())
         except ValueError:
             return None
 

@@ -1,0 +1,82 @@
+"""The environment, read here and nowhere else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from gristmill.errors import GristmillError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class Settings(BaseSettings):
+    """What differs from machine to machine: `GRISTMILL_…`, or a `.env` beside the project file."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="GRISTMILL_", env_ignore_empty=True, extra="ignore", frozen=True
+    )
+
+    source: str | None = None
+    """The bucket, instead of the project file's `source`."""
+    home: Path | None = None
+    """Where the embedded server, bundles and spool live; `.gristmill` beside the project file."""
+    database_url: SecretStr | None = None
+    """A PostgreSQL server to use instead of the embedded one."""
+    database_port: int | None = Field(default=None, ge=1, le=65535)
+    """The embedded server's port; without it 5432 where that is free."""
+    host: str = "127.0.0.1"
+    """The address that the API listens on."""
+    port: int = Field(default=8000, ge=1, le=65535)
+    """The port that the API listens on."""
+    bundle: Path | None = None
+    """The bundle that a worker of the API serves; set by `gristmill serve`."""
+    user: str = Field(default="", validation_alias="USER")
+    """Who runs the command, for the record of promotions."""
+
+
+class AmazonSettings(BaseSettings):
+    """The usual AWS variables; without keys the bucket is read anonymously."""
+
+    model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", frozen=True)
+
+    aws_access_key_id: SecretStr | None = None
+    aws_secret_access_key: SecretStr | None = None
+    aws_session_token: SecretStr | None = None
+    aws_region: str | None = None
+    aws_default_region: str | None = None
+    aws_endpoint_url: str | None = None
+    aws_endpoint_url_s3: str | None = None
+
+    def as_mapping(self) -> Mapping[str, str]:
+        """The variables that are set, by their usual names, secrets in the clear."""
+        return {
+            name.upper(): value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+            for name, value in self
+            if value is not None
+        }
+
+
+def read_settings(folder: Path) -> Settings:
+    """The settings of the project in a folder; raises GristmillError naming what is wrong."""
+    try:
+        return Settings(_env_file=folder / ".env")
+    except ValidationError as error:
+        raise GristmillError(_problems(error)) from error
+
+
+def read_amazon_settings(folder: Path) -> AmazonSettings:
+    """The AWS variables, from the environment or the `.env` of a folder."""
+    return AmazonSettings(_env_file=folder / ".env")
+
+
+def _problems(error: ValidationError) -> str:
+    lines = [
+        f"The setting GRISTMILL_{str(problem['loc'][0]).upper()} is wrong: {problem['msg']}"
+        for problem in error.errors(include_input=False)
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,139 @@
+"""Transactions on the one Postgres; the driver's errors become ours here and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, LiteralString
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import dict_row
+
+from gristmill.errors import StatementFailed, WarehouseError, WarehouseUnreachable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+Query = LiteralString | sql.SQL | sql.Composed
+Parameters = Mapping[str, object] | Sequence[object]
+
+CONNECT_TIMEOUT = 10
+"""Seconds before a database that does not answer counts as unreachable."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Warehouse:
+    """The one Postgres, reached as the project's owner."""
+
+    url: str = field(repr=False)
+    """A libpq connection string; it holds a password, so it is never printed."""
+
+    @contextmanager
+    def transaction(self) -> Iterator[Transaction]:
+        """Open a connection and one transaction: committed at the end, rolled back on any error.
+
+        Raises WarehouseUnreachable where nothing answers, StatementFailed where a statement fails.
+        """
+        with _translated():
+            connection = psycopg.connect(
+                self.url,
+                connect_timeout=CONNECT_TIMEOUT,
+                application_name="gristmill",
+                options="-c timezone=UTC -c client_min_messages=warning",
+            )
+        with _translated(), connection:
+            yield Transaction(connection)
+
+
+class Transaction:
+    """One open transaction."""
+
+    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+        self._connection = connection
+
+    def execute(self, query: Query, parameters: Parameters | None = None) -> int:
+        """Run one statement; the number of rows it touched."""
+        with _translated():
+            return self._connection.execute(query, parameters).rowcount
+
+    def rows(self, query: Query, parameters: Parameters | None = None) -> list[dict[str, Any]]:
+        """Run a query; its rows by column name."""
+        with _translated(), self._connection.cursor(row_factory=dict_row) as cursor:
+            return cursor.execute(query, parameters).fetchall()
+
+    def row(self, query: Query, parameters: Parameters | None = None) -> dict[str, Any] | None:
+        """Run a query; its first row, or None."""
+        with _translated(), self._connection.cursor(row_factory=dict_row) as cursor:
+            return cursor.execute(query, parameters).fetchone()
+
+    def value(self, query: Query, parameters: Parameters | None = None) -> Any:
+        """Run a query; the first column of its first row, or None."""
+        with _translated():
+            row = self._connection.execute(query, parameters).fetchone()
+        return None if row is None else row[0]
+
+    @contextmanager
+    def savepoint(self) -> Iterator[None]:
+        """A part that can fail without losing what came before it in the transaction."""
+        with _translated(), self._connection.transaction():
+            yield
+
+    @contextmanager
+    def copy_in(self, statement: Query) -> Iterator[psycopg.Copy]:
+        """Run COPY … FROM STDIN; what is yielded takes the bytes by `write`."""
+        with _translated(), self._connection.cursor() as cursor, cursor.copy(statement) as copy:
+            yield copy
+
+    def copy_out(
+        self, statement: Query, parameters: Parameters | None = None
+    ) -> Iterator[bytes | bytearray | memoryview]:
+        """Run COPY … TO STDOUT; its bytes as they come."""
+        with (
+            _translated(),
+            self._connection.cursor() as cursor,
+            cursor.copy(statement, parameters) as copy,
+        ):
+            yield from copy
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """The driver's errors as ours."""
+    try:
+        yield
+    except psycopg.Error as error:
+        raise translate(error) from error
+
+
+def translate(error: psycopg.Error) -> WarehouseError:
+    """One of the driver's errors as one of ours, with what the server said."""
+    if isinstance(error, psycopg.OperationalError) and error.sqlstate is None:
+        return WarehouseUnreachable(
+            f"The database does not answer: {_first_line(error)}\n"
+            "Check that it runs (`gristmill status` starts the embedded one) and that "
+            "GRISTMILL_DATABASE_URL, where it is set, is right."
+        )
+    diagnosis = error.diag
+    message = diagnosis.message_primary or _first_line(error)
+    if error.sqlstate == "53100":
+        message = (
+            f"The database's disk is full: {message}\nNothing changed. Free space, then retry."
+        )
+    elif error.sqlstate == "55P03":
+        message = f"Another session holds a lock for too long: {message}. Try again later."
+    elif (error.sqlstate or "").startswith("28"):
+        return WarehouseUnreachable(f"The database refused the connection: {message}")
+    parts = [message, diagnosis.message_detail, diagnosis.message_hint]
+    return StatementFailed(
+        "\n".join(part for part in parts if part),
+        sqlstate=error.sqlstate or "",
+        detail=diagnosis.message_detail or "",
+        constraint=diagnosis.constraint_name or "",
+    )
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

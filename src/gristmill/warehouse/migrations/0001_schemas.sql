@@ -1,0 +1,131 @@
+-- The schemas, and the tables that record what was loaded, built, trained and answered.
+
+CREATE SCHEMA IF NOT EXISTS gristmill;
+CREATE SCHEMA IF NOT EXISTS raw;
+CREATE SCHEMA IF NOT EXISTS builds;
+CREATE SCHEMA IF NOT EXISTS mlflow;
+
+CREATE TABLE gristmill.migrations (
+    name       text PRIMARY KEY,
+    digest     text NOT NULL,
+    applied_at timestamptz NOT NULL DEFAULT now()
+);
+
+-- One row per load: which version of which object is in, by which contract; refused ones too.
+CREATE TABLE gristmill.loads (
+    load        bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    table_name  text NOT NULL,
+    period      text NOT NULL,
+    file        text NOT NULL,
+    etag        text NOT NULL,
+    bytes       bigint NOT NULL,
+    modified_at timestamptz NOT NULL,
+    contract    text NOT NULL,
+    status      text NOT NULL CHECK (status IN ('loaded', 'refused')),
+    rows        bigint NOT NULL,
+    rejected    bigint NOT NULL,
+    seconds     double precision NOT NULL,
+    loaded_at   timestamptz NOT NULL DEFAULT now()
+);
+CREATE INDEX loads_by_period ON gristmill.loads (table_name, period, load);
+
+-- The marks that the views read: which load of a period is the current one.
+CREATE TABLE gristmill.current_loads (
+    table_name text NOT NULL,
+    period     text NOT NULL,
+    load       bigint NOT NULL REFERENCES gristmill.loads,
+    PRIMARY KEY (table_name, period)
+);
+
+CREATE TABLE gristmill.rejects (
+    load   bigint NOT NULL REFERENCES gristmill.loads ON DELETE CASCADE,
+    file   text NOT NULL,
+    line   bigint NOT NULL,
+    rule   text NOT NULL,
+    reason text NOT NULL,
+    raw    text
+);
+CREATE INDEX rejects_by_load ON gristmill.rejects (load, rule, line);
+
+-- One row per build, with the definition and the loads and builds that it was made from.
+CREATE TABLE gristmill.builds (
+    build      bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    name       text NOT NULL,
+    period     text NOT NULL,
+    definition text NOT NULL,
+    loads      bigint[] NOT NULL,
+    builds     bigint[] NOT NULL,
+    as_of      timestamptz NOT NULL,
+    rows       bigint NOT NULL,
+    seconds    double precision NOT NULL,
+    built_at   timestamptz NOT NULL DEFAULT now()
+);
+CREATE INDEX builds_by_period ON gristmill.builds (name, period, build);
+
+CREATE TABLE gristmill.current_builds (
+    name   text NOT NULL,
+    period text NOT NULL,
+    build  bigint NOT NULL REFERENCES gristmill.builds,
+    PRIMARY KEY (name, period)
+);
+
+CREATE TABLE gristmill.runs (
+    run         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    step        text NOT NULL,
+    started_at  timestamptz NOT NULL,
+    finished_at timestamptz NOT NULL,
+    outcome     text NOT NULL CHECK (outcome IN ('done', 'failed')),
+    message     text NOT NULL
+);
+
+-- The model versions and what was judged of them; the tracking server holds the runs beside it.
+CREATE TABLE gristmill.model_versions (
+    version       text PRIMARY KEY,
+    candidate     text NOT NULL,
+    verdict       text NOT NULL CHECK (verdict IN ('promote', 'refuse', 'cannot tell')),
+    reasons       jsonb NOT NULL,
+    no_signal     boolean NOT NULL,
+    evaluation    jsonb NOT NULL,
+    build         bigint NOT NULL REFERENCES gristmill.builds,
+    lineage       jsonb NOT NULL,
+    run_id        text NOT NULL,
+    bundle        text NOT NULL,
+    code_version  text NOT NULL,
+    seed          bigint NOT NULL,
+    registered_at timestamptz NOT NULL DEFAULT now()
+);
+
+-- The truth about the champion: the last row answers.
+CREATE TABLE gristmill.promotions (
+    promotion   bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    version     text NOT NULL REFERENCES gristmill.model_versions,
+    promoted_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    by          text NOT NULL,
+    why         text NOT NULL
+);
+
+CREATE TABLE gristmill.predictions (
+    prediction_id uuid PRIMARY KEY,
+    entity        text NOT NULL,
+    features      jsonb NOT NULL,
+    probability   double precision NOT NULL,
+    label         integer NOT NULL,
+    model_version text NOT NULL,
+    predicted_at  timestamptz NOT NULL,
+    latency_ms    double precision NOT NULL
+);
+CREATE INDEX predictions_by_entity ON gristmill.predictions (entity, predicted_at);
+
+CREATE TABLE gristmill.outcomes (
+    entity      text NOT NULL,
+    outcome     integer NOT NULL,
+    observed_at timestamptz NOT NULL,
+    PRIMARY KEY (entity, observed_at)
+);
+
+CREATE TABLE gristmill.findings (
+    finding  bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    found_at timestamptz NOT NULL DEFAULT now(),
+    subject  text NOT NULL,
+    message  text NOT NULL
+);
