@@ -13,7 +13,7 @@ CREATE TABLE gristmill.migrations (
 
 -- One row per load: which version of which object is in, by which contract; refused ones too.
 CREATE TABLE gristmill.loads (
-    load        bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    load        integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     table_name  text NOT NULL,
     period      text NOT NULL,
     file        text NOT NULL,
@@ -33,14 +33,14 @@ CREATE INDEX loads_by_period ON gristmill.loads (table_name, period, load);
 CREATE TABLE gristmill.current_loads (
     table_name text NOT NULL,
     period     text NOT NULL,
-    load       bigint NOT NULL REFERENCES gristmill.loads,
+    load       integer NOT NULL REFERENCES gristmill.loads,
     PRIMARY KEY (table_name, period)
 );
 
 CREATE TABLE gristmill.rejects (
-    load   bigint NOT NULL REFERENCES gristmill.loads ON DELETE CASCADE,
+    load   integer NOT NULL REFERENCES gristmill.loads ON DELETE CASCADE,
     file   text NOT NULL,
-    line   bigint NOT NULL,
+    line   integer NOT NULL,
     rule   text NOT NULL,
     reason text NOT NULL,
     raw    text
@@ -49,12 +49,12 @@ CREATE INDEX rejects_by_load ON gristmill.rejects (load, rule, line);
 
 -- One row per build, with the definition and the loads and builds that it was made from.
 CREATE TABLE gristmill.builds (
-    build      bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    build      integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     name       text NOT NULL,
     period     text NOT NULL,
     definition text NOT NULL,
-    loads      bigint[] NOT NULL,
-    builds     bigint[] NOT NULL,
+    loads      integer[] NOT NULL,
+    builds     integer[] NOT NULL,
     as_of      timestamptz NOT NULL,
     rows       bigint NOT NULL,
     seconds    double precision NOT NULL,
@@ -65,7 +65,7 @@ CREATE INDEX builds_by_period ON gristmill.builds (name, period, build);
 CREATE TABLE gristmill.current_builds (
     name   text NOT NULL,
     period text NOT NULL,
-    build  bigint NOT NULL REFERENCES gristmill.builds,
+    build  integer NOT NULL REFERENCES gristmill.builds,
     PRIMARY KEY (name, period)
 );
 
@@ -86,7 +86,7 @@ CREATE TABLE gristmill.model_versions (
     reasons       jsonb NOT NULL,
     no_signal     boolean NOT NULL,
     evaluation    jsonb NOT NULL,
-    build         bigint NOT NULL REFERENCES gristmill.builds,
+    build         integer NOT NULL REFERENCES gristmill.builds,
     lineage       jsonb NOT NULL,
     run_id        text NOT NULL,
     bundle        text NOT NULL,
