@@ -1,0 +1,53 @@
+-- name: lock
+-- One process at a time builds a period of a name; released with the transaction.
+SELECT pg_advisory_xact_lock(hashtextextended('build ' || %(name)s || ' ' || %(period)s, 0));
+
+-- name: current
+-- What is built: the current build of each period of a name.
+SELECT builds.build, builds.period, builds.definition, builds.loads, builds.builds, builds.as_of,
+       builds.rows, builds.built_at
+FROM gristmill.current_builds JOIN gristmill.builds USING (build)
+WHERE builds.name = %(name)s
+ORDER BY builds.period;
+
+-- name: current_loads
+-- The current loads of a table, by period.
+SELECT period, load FROM gristmill.current_loads WHERE table_name = %(name)s ORDER BY period;
+
+-- name: next_build
+-- A number for a build that begins.
+SELECT nextval(pg_get_serial_sequence('gristmill.builds', 'build'))::integer;
+
+-- name: record
+-- The ledger row of a build.
+INSERT INTO gristmill.builds (build, name, period, definition, loads, builds, as_of, rows, seconds)
+OVERRIDING SYSTEM VALUE
+VALUES (%(build)s, %(name)s, %(period)s, %(definition)s, %(loads)s, %(builds)s, %(as_of)s,
+        %(rows)s, %(seconds)s);
+
+-- name: mark
+-- Moves the mark that the view reads.
+INSERT INTO gristmill.current_builds (name, period, build)
+VALUES (%(name)s, %(period)s, %(build)s)
+ON CONFLICT (name, period) DO UPDATE SET build = excluded.build;
+
+-- name: unmark
+-- Takes the mark from periods whose source is no longer there.
+DELETE FROM gristmill.current_builds WHERE name = %(name)s AND NOT period = ANY (%(periods)s);
+
+-- name: columns
+-- A relation's columns as the catalog has them.
+SELECT attname AS name, format_type(atttypid, atttypmod) AS type
+FROM pg_attribute
+WHERE attrelid = to_regclass(%(relation)s) AND attnum > 0 AND NOT attisdropped
+  AND attname <> '_build'
+ORDER BY attnum;
+
+-- name: dependents
+-- The views that read a view.
+SELECT DISTINCT dependent.oid::regclass::text AS name
+FROM pg_depend
+JOIN pg_rewrite ON pg_rewrite.oid = pg_depend.objid
+JOIN pg_class AS dependent ON dependent.oid = pg_rewrite.ev_class
+WHERE pg_depend.refobjid = to_regclass(%(relation)s) AND dependent.oid <> pg_depend.refobjid
+ORDER BY name;

@@ -1,0 +1,96 @@
+"""A table's contract as the database sees it: the columns of a load, its view, its digest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from gristmill.warehouse.sql import SQL, Composed, Identifier, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from gristmill.project.table import Column, Table
+
+_POSTGRES_TYPES = {
+    "integer": "bigint",
+    "number": "double precision",
+    "text": "text",
+    "date": "date",
+    "timestamp": "timestamp with time zone",
+    "boolean": "boolean",
+}
+
+
+def digest(table: Table) -> str:
+    """A digest of everything that decides which rows of a file are let in, and as what."""
+    contract = {name: value for name, value in asdict(table).items() if name != "path"}
+    text = json.dumps(contract, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def postgres_type(column: Column) -> str:
+    """The column's type in the database, as PostgreSQL itself writes it."""
+    if column.type == "decimal":
+        return f"numeric({column.precision},{column.scale})"
+    return _POSTGRES_TYPES[column.type]
+
+
+def shape(table: Table) -> list[tuple[str, str, bool]]:
+    """Name, type and NOT NULL of the table's columns, in order, as the catalog will tell them."""
+    return [(column.name, postgres_type(column), not column.nullable) for column in table.columns]
+
+
+def load_name(table: Table, load: int) -> str:
+    """The name of one load's table in the schema `raw`."""
+    return f"{table.name}_{load}"
+
+
+def create_parent(table: Table) -> Composed:
+    """The partitioned table that holds every load of one shape."""
+    return SQL(
+        "CREATE TABLE raw.{name} ({columns}, _load integer NOT NULL, _line integer NOT NULL) "
+        "PARTITION BY LIST (_load)"
+    ).format(name=Identifier(table.name), columns=_definitions(table.columns))
+
+
+def create_load(table: Table, load: int) -> Composed:
+    """One load's own table, ready to be attached without a scan."""
+    return SQL(
+        "CREATE TABLE raw.{name} ({columns}, "
+        "_load integer NOT NULL DEFAULT {load} CHECK (_load = {load}), _line integer NOT NULL)"
+    ).format(
+        name=Identifier(load_name(table, load)),
+        columns=_definitions(table.columns),
+        load=Literal(load),
+    )
+
+
+def create_view(table: Table) -> Composed:
+    """The view that people query: the current load of every period, the file's columns only."""
+    return SQL(
+        "CREATE VIEW public.{name} AS SELECT {columns} FROM raw.{name} WHERE _load = ANY (ARRAY("
+        "SELECT load FROM gristmill.current_loads WHERE table_name = {literal}))"
+    ).format(
+        name=Identifier(table.name),
+        columns=names(column.name for column in table.columns),
+        literal=Literal(table.name),
+    )
+
+
+def names(columns: Iterable[str]) -> Composed:
+    """Column names, quoted, with commas between."""
+    return SQL(", ").join(Identifier(column) for column in columns)
+
+
+def _definitions(columns: Iterable[Column]) -> Composed:
+    return SQL(", ").join(
+        SQL("{name} {type}{null}").format(
+            name=Identifier(column.name),
+            type=SQL(postgres_type(column)),
+            null=SQL("" if column.nullable else " NOT NULL"),
+        )
+        for column in columns
+    )

@@ -1,0 +1,105 @@
+"""Which version of which object is in, since when, by which contract."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from gristmill.loading import contract
+from gristmill.warehouse.queries import load_queries
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from gristmill.bucket.bucket import BucketObject
+    from gristmill.project.table import Table
+    from gristmill.warehouse.connection import Transaction
+
+queries = load_queries("gristmill.loading", "ledger.sql")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurrentLoad:
+    """The load of a period that the views show."""
+
+    load: int
+    period: str
+    file: str
+    etag: str
+    contract: str
+    rows: int
+    rejected: int
+    loaded_at: datetime
+
+    def covers(self, item: BucketObject, table: Table) -> bool:
+        """Whether it is the load of this very object by this very contract."""
+        return (self.file, self.etag, self.contract) == (
+            item.path,
+            item.etag,
+            contract.digest(table),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refusal:
+    """A period whose newest load was refused."""
+
+    load: int
+    period: str
+    file: str
+    etag: str
+    rejected: int
+    loaded_at: datetime
+
+
+def lock(transaction: Transaction, table: Table, period: str) -> None:
+    """Wait until no other process loads this period; held to the transaction's end."""
+    transaction.execute(queries.lock, {"table": table.name, "period": period})
+
+
+def current_loads(transaction: Transaction, table: Table) -> dict[str, CurrentLoad]:
+    """What is in, by period."""
+    rows = transaction.rows(queries.current, {"table": table.name})
+    return {row["period"]: CurrentLoad(**row) for row in rows}
+
+
+def refusals(transaction: Transaction, table: Table) -> dict[str, Refusal]:
+    """The periods whose newest load was refused."""
+    rows = transaction.rows(queries.last_refusals, {"table": table.name})
+    return {row["period"]: Refusal(**row) for row in rows}
+
+
+def next_load(transaction: Transaction) -> int:
+    """A number for a load that begins; a load that fails leaves a gap."""
+    return int(transaction.value(queries.next_load))
+
+
+def record(
+    transaction: Transaction,
+    table: Table,
+    *,
+    load: int,
+    period: str,
+    item: BucketObject,
+    **facts: Any,
+) -> None:
+    """Write a load's ledger row; `facts` are status, rows, rejected and seconds."""
+    transaction.execute(
+        queries.record,
+        {
+            "load": load,
+            "table": table.name,
+            "period": period,
+            "file": item.path,
+            "etag": item.etag,
+            "bytes": item.size,
+            "modified_at": item.modified_at,
+            "contract": contract.digest(table),
+            **facts,
+        },
+    )
+
+
+def mark(transaction: Transaction, table: Table, *, load: int, period: str) -> None:
+    """Make a load the current one of its period: what the views show from the commit on."""
+    transaction.execute(queries.mark, {"table": table.name, "period": period, "load": load})

@@ -1,0 +1,69 @@
+-- name: lock
+-- One process at a time loads a period of a table; released with the transaction.
+SELECT pg_advisory_xact_lock(hashtextextended('load ' || %(table)s || ' ' || %(period)s, 0));
+
+-- name: current
+-- What is in: the current load of each of a table's periods.
+SELECT loads.load, loads.period, loads.file, loads.etag, loads.contract, loads.rows,
+       loads.rejected, loads.loaded_at
+FROM gristmill.current_loads JOIN gristmill.loads USING (load)
+WHERE loads.table_name = %(table)s
+ORDER BY loads.period;
+
+-- name: next_load
+-- A number for a load that begins.
+SELECT nextval(pg_get_serial_sequence('gristmill.loads', 'load'))::integer;
+
+-- name: record
+-- The ledger row of a load.
+INSERT INTO gristmill.loads (load, table_name, period, file, etag, bytes, modified_at, contract,
+                             status, rows, rejected, seconds)
+OVERRIDING SYSTEM VALUE
+VALUES (%(load)s, %(table)s, %(period)s, %(file)s, %(etag)s, %(bytes)s, %(modified_at)s,
+        %(contract)s, %(status)s, %(rows)s, %(rejected)s, %(seconds)s);
+
+-- name: mark
+-- Moves the mark that the view reads.
+INSERT INTO gristmill.current_loads (table_name, period, load)
+VALUES (%(table)s, %(period)s, %(load)s)
+ON CONFLICT (table_name, period) DO UPDATE SET load = excluded.load;
+
+-- name: shape
+-- A relation's columns as the catalog has them, Gristmill's own left out.
+SELECT attname AS name, format_type(atttypid, atttypmod) AS type, attnotnull AS not_null
+FROM pg_attribute
+WHERE attrelid = to_regclass(%(relation)s) AND attnum > 0 AND NOT attisdropped
+  AND attname NOT IN ('_load', '_line')
+ORDER BY attnum;
+
+-- name: dependents
+-- The views that read a view.
+SELECT DISTINCT dependent.oid::regclass::text AS name
+FROM pg_depend
+JOIN pg_rewrite ON pg_rewrite.oid = pg_depend.objid
+JOIN pg_class AS dependent ON dependent.oid = pg_rewrite.ev_class
+WHERE pg_depend.refobjid = to_regclass(%(relation)s) AND dependent.oid <> pg_depend.refobjid
+ORDER BY name;
+
+-- name: last_refusals
+-- For each period of a table, its newest load where that was refused.
+SELECT newest.load, newest.period, newest.file, newest.etag, newest.rejected, newest.loaded_at
+FROM (
+    SELECT DISTINCT ON (period) * FROM gristmill.loads
+    WHERE table_name = %(table)s
+    ORDER BY period, load DESC
+) AS newest
+WHERE newest.status = 'refused'
+ORDER BY newest.period;
+
+-- name: rejects
+-- What the newest load of each period refused, by line.
+SELECT newest.table_name, newest.period, newest.status, rejects.file, rejects.line, rejects.rule,
+       rejects.reason, rejects.raw
+FROM (
+    SELECT DISTINCT ON (table_name, period) * FROM gristmill.loads
+    WHERE %(table)s::text IS NULL OR table_name = %(table)s
+    ORDER BY table_name, period, load DESC
+) AS newest
+JOIN gristmill.rejects USING (load)
+ORDER BY newest.table_name, newest.period, rejects.line;

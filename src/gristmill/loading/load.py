@@ -1,0 +1,379 @@
+"""One file into its table: copy, check, attach, record, in one transaction.
+
+A kill at any moment leaves exactly the state before or the state after.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import pgpq
+
+from gristmill.errors import LoadError, LoadRefused, StatementFailed
+from gristmill.loading import contract, ledger
+from gristmill.loading import rejects as rejecting
+from gristmill.loading.parse import LINE, Parser, Reject
+from gristmill.project.table import ALL
+from gristmill.warehouse.sql import SQL, Identifier
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from gristmill.bucket.bucket import Bucket, BucketObject
+    from gristmill.project.table import Table
+    from gristmill.warehouse.connection import Transaction, Warehouse
+
+    Progress = Callable[[int], None]
+    """Told how many more bytes of the file were read."""
+
+UNIQUE_VIOLATION = "23505"
+DEPENDENT_OBJECTS = "2BP01"
+DUPLICATE_TABLE = "42P07"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """One period that was loaded."""
+
+    table: str
+    period: str
+    load: int
+    file: str
+    rows: int
+    rejected: int
+    extra_columns: tuple[str, ...]
+    """The file's columns that the project does not name, left out."""
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pending:
+    """A file that is new or changed, so its period is to be loaded."""
+
+    table: Table
+    period: str
+    item: BucketObject
+
+
+@dataclass(kw_only=True)
+class _Copied:
+    rows: int = 0
+    tally: rejecting.Tally = field(default_factory=rejecting.Tally)
+    extra_columns: tuple[str, ...] = ()
+
+
+class _TooManyRejects(Exception):
+    """Ends the transaction of a load that will be refused."""
+
+    def __init__(self, pending: Pending, load: int, copied: _Copied, seconds: float) -> None:
+        self.pending = pending
+        self.load = load
+        self.copied = copied
+        self.seconds = seconds
+
+
+def find_files(table: Table, bucket: Bucket) -> dict[str, BucketObject]:
+    """The table's files in the bucket, by period.
+
+    Raises BucketError, or LoadError where a family has no file or two for a period.
+    """
+    if table.period is None:
+        return {ALL: bucket.stat(table.path)}
+    found: dict[str, BucketObject] = {}
+    for item in bucket.list(table.prefix):
+        period = table.period_of(item.path)
+        if period is None:
+            continue
+        if period in found:
+            raise LoadError(
+                f"{table.name}: two files claim the period {period}: {found[period].path} and "
+                f"{item.path}. Take one of them away, or narrow the table's path."
+            )
+        found[period] = item
+    if not found:
+        raise LoadError(
+            f"{table.name}: no file in {bucket.url} matches {table.path!r}. "
+            "Check the path in the project file, and the source."
+        )
+    return dict(sorted(found.items()))
+
+
+def pending_files(
+    table: Table, files: dict[str, BucketObject], warehouse: Warehouse, *, again: bool
+) -> list[Pending]:
+    """What of the files is new or changed, by the ledger; all of them with `again`."""
+    with warehouse.transaction() as transaction:
+        current = ledger.current_loads(transaction, table)
+    return [
+        Pending(table=table, period=period, item=item)
+        for period, item in files.items()
+        if again or period not in current or not current[period].covers(item, table)
+    ]
+
+
+def load_period(
+    pending: Pending, bucket: Bucket, warehouse: Warehouse, *, again: bool, progress: Progress
+) -> Loaded | None:
+    """Load one file in one transaction; None where another process has just loaded it.
+
+    Raises LoadRefused where too many rows broke the contract, LoadError where the file as a whole
+    cannot be read by it; what was there before then stays, and the refusal is on record.
+    """
+    loaded = _in_one_transaction([pending], bucket, warehouse, again=again, progress=progress)
+    return loaded[0] if loaded else None
+
+
+def reload_in_new_shape(
+    table: Table,
+    files: dict[str, BucketObject],
+    bucket: Bucket,
+    warehouse: Warehouse,
+    progress: Progress,
+) -> list[Loaded]:
+    """Load every period into a new parent table, and show it only when all of them are in."""
+    every = [Pending(table=table, period=period, item=item) for period, item in files.items()]
+    return _in_one_transaction(every, bucket, warehouse, again=True, progress=progress)
+
+
+def shape_changed(table: Table, warehouse: Warehouse) -> bool:
+    """Whether the contract now has other columns than the loads that are in."""
+    with warehouse.transaction() as transaction:
+        found = _shape(transaction, table)
+    return bool(found) and found != contract.shape(table)
+
+
+def _in_one_transaction(
+    pendings: list[Pending],
+    bucket: Bucket,
+    warehouse: Warehouse,
+    *,
+    again: bool,
+    progress: Progress,
+) -> list[Loaded]:
+    try:
+        with warehouse.transaction() as transaction:
+            done = []
+            for pending in pendings:
+                loaded = _load(transaction, pending, bucket, again=again, progress=progress)
+                done += [loaded] if loaded else []
+            return done
+    except _TooManyRejects as refused:
+        _record_refusal(warehouse, refused)
+        raise LoadRefused(_refusal(refused)) from None
+
+
+def _load(
+    transaction: Transaction, pending: Pending, bucket: Bucket, *, again: bool, progress: Progress
+) -> Loaded | None:
+    table, period, item = pending.table, pending.period, pending.item
+    started = time.monotonic()
+    ledger.lock(transaction, table, period)
+    current = ledger.current_loads(transaction, table).get(period)
+    if current and current.covers(item, table) and not again:
+        return None
+    _ensure_parent(transaction, table)
+    load = ledger.next_load(transaction)
+    transaction.execute(contract.create_load(table, load))
+    copied = _copy(transaction, pending, load, bucket, progress)
+    _check_whole(transaction, pending, load, bucket, copied)
+    seconds = time.monotonic() - started
+    _judge(pending, load, copied, seconds)
+    relation = Identifier(contract.load_name(table, load))
+    transaction.execute(SQL("ANALYZE raw.{}").format(relation))
+    transaction.execute(
+        SQL("ALTER TABLE raw.{parent} ATTACH PARTITION raw.{load} FOR VALUES IN ({number})").format(
+            parent=Identifier(table.name), load=relation, number=load
+        )
+    )
+    rejected = copied.tally.total
+    ledger.record(
+        transaction, table, load=load, period=period, item=item,
+        status="loaded", rows=copied.rows, rejected=rejected, seconds=seconds,
+    )  # fmt: skip
+    rejecting.record_rejects(transaction, load=load, file=item.path, rejects=copied.tally.kept)
+    ledger.mark(transaction, table, load=load, period=period)
+    return Loaded(
+        table=table.name,
+        period=period,
+        load=load,
+        file=item.path,
+        rows=copied.rows,
+        rejected=rejected,
+        extra_columns=copied.extra_columns,
+        seconds=seconds,
+    )
+
+
+def _shape(transaction: Transaction, table: Table) -> list[tuple[str, str, bool]]:
+    rows = transaction.rows(ledger.queries.shape, {"relation": f'raw."{table.name}"'})
+    return [(row["name"], row["type"], row["not_null"]) for row in rows]
+
+
+def _ensure_parent(transaction: Transaction, table: Table) -> None:
+    """The parent table and the view, as the contract wants them."""
+    ledger.lock(transaction, table, "its parent table")
+    found = _shape(transaction, table)
+    if found == contract.shape(table):
+        return
+    if found:
+        _retire_parent(transaction, table)
+    transaction.execute(contract.create_parent(table))
+    try:
+        transaction.execute(contract.create_view(table))
+    except StatementFailed as error:
+        if error.sqlstate != DUPLICATE_TABLE:
+            raise
+        raise LoadError(
+            f"public.{table.name} exists already and is not Gristmill's. "
+            "Rename or drop it, or give the table another name in the project file."
+        ) from error
+
+
+def _retire_parent(transaction: Transaction, table: Table) -> None:
+    """Put the loads of the former shape aside, together with the view on them."""
+    relation = f'public."{table.name}"'
+    dependents = transaction.rows(ledger.queries.dependents, {"relation": relation})
+    if dependents:
+        readers = ", ".join(row["name"] for row in dependents)
+        raise LoadError(
+            f"{table.name}: its columns changed, and {readers} reads it as it was. "
+            "Drop what depends on it, load again, and create it anew."
+        )
+    transaction.execute("SET LOCAL lock_timeout = '10s'")
+    transaction.execute(SQL("DROP VIEW public.{}").format(Identifier(table.name)))
+    retired = f"{table.name}_until_{ledger.next_load(transaction)}"
+    transaction.execute(
+        SQL("ALTER TABLE raw.{} RENAME TO {}").format(Identifier(table.name), Identifier(retired))
+    )
+    transaction.execute("DELETE FROM gristmill.current_loads WHERE table_name = %s", [table.name])
+
+
+def _copy(
+    transaction: Transaction, pending: Pending, load: int, bucket: Bucket, progress: Progress
+) -> _Copied:
+    """Stream the file through the parser into the load's table."""
+    table, period = pending.table, pending.period
+    bounds = table.period.bounds(period) if table.period else None
+    parser = Parser(table, pending.item.path, bounds)
+    copied = _Copied()
+    statement = SQL("COPY raw.{name} ({columns}) FROM STDIN (FORMAT binary, FREEZE)").format(
+        name=Identifier(contract.load_name(table, load)),
+        columns=contract.names([*(column.name for column in table.columns), LINE]),
+    )
+    encoder = pgpq.ArrowToPostgresBinaryEncoder(parser.schema)
+    with transaction.copy_in(statement) as copy:
+        copy.write(encoder.write_header())
+        for parsed in parser.parse(_counted(bucket.stream(pending.item), progress)):
+            copied.rows += parsed.batch.num_rows
+            copied.tally.add(parsed.rejects)
+            _limit_evidence(copied, table.max_rejects)
+            copy.write(encoder.write_batch(parsed.batch))
+        copy.write(encoder.finish())
+    copied.extra_columns = tuple(parser.extra_columns)
+    return copied
+
+
+def _counted(stream: Iterator[memoryview], progress: Progress) -> Iterator[memoryview]:
+    for chunk in stream:
+        yield chunk
+        progress(len(chunk))
+
+
+def _limit_evidence(copied: _Copied, max_rejects: float) -> None:
+    """Where nearly everything is rejected, keep examples only: memory must not grow."""
+    tally = copied.tally
+    hopeless = tally.total > rejecting.KEPT_PER_RULE * 100 and tally.total > copied.rows
+    if hopeless and max_rejects < 1:
+        tally.keep = rejecting.KEPT_PER_RULE
+
+
+def _check_whole(
+    transaction: Transaction, pending: Pending, load: int, bucket: Bucket, copied: _Copied
+) -> None:
+    """The rules that need the whole load: key and references. Rows that break one are taken out."""
+    table = pending.table
+    broken: dict[int, tuple[str, str]] = {}
+    for reason, query in rejecting.broken_references(table, load):
+        for row in transaction.rows(query):
+            broken.setdefault(row["_line"], ("reference", reason))
+    _take_out(transaction, table, load, set(broken))
+    if table.key and not _add_key(transaction, table, load):
+        lines = {row["_line"] for row in transaction.rows(rejecting.duplicates_of_key(table, load))}
+        reason = f"{', '.join(table.key)} stands on an earlier line already"
+        broken |= dict.fromkeys(lines, ("key", reason))
+        _take_out(transaction, table, load, lines)
+        _add_key(transaction, table, load)
+    if broken:
+        item = pending.item
+        raws = rejecting.raws(bucket.stream(item), table, item.path, set(broken))
+        copied.rows -= len(broken)
+        copied.tally.add(
+            Reject(line=line, rule=rule, reason=reason, raw=raws[line])
+            for line, (rule, reason) in broken.items()
+        )
+
+
+def _take_out(transaction: Transaction, table: Table, load: int, lines: set[int]) -> None:
+    if lines:
+        name = Identifier(contract.load_name(table, load))
+        transaction.execute(
+            SQL("DELETE FROM raw.{} WHERE _line = ANY (%s)").format(name), [list(lines)]
+        )
+
+
+def _add_key(transaction: Transaction, table: Table, load: int) -> bool:
+    """Build the primary key; False where some rows share one."""
+    try:
+        with transaction.savepoint():
+            transaction.execute(
+                SQL("ALTER TABLE raw.{name} ADD PRIMARY KEY ({key})").format(
+                    name=Identifier(contract.load_name(table, load)),
+                    key=contract.names(table.key),
+                )
+            )
+    except StatementFailed as error:
+        if error.sqlstate != UNIQUE_VIOLATION:
+            raise
+        return False
+    return True
+
+
+def _judge(pending: Pending, load: int, copied: _Copied, seconds: float) -> None:
+    """Refuse a load that lost more rows than its table allows, or has none."""
+    rejected = copied.tally.total
+    if not copied.rows and not rejected:
+        raise LoadError(
+            f"{pending.item.path} has a header and no row. Nothing changed; "
+            "write the file again, with its rows."
+        )
+    if not copied.rows or rejected > pending.table.max_rejects * (copied.rows + rejected):
+        raise _TooManyRejects(pending, load, copied, seconds)
+
+
+def _record_refusal(warehouse: Warehouse, refused: _TooManyRejects) -> None:
+    """Keep the evidence of a refused load: its ledger row, counts, and rejects of each rule."""
+    evidence = rejecting.Tally(keep=rejecting.KEPT_PER_RULE)
+    evidence.add(refused.copied.tally.kept)
+    pending = refused.pending
+    with warehouse.transaction() as transaction:
+        ledger.record(
+            transaction, pending.table, load=refused.load, period=pending.period,
+            item=pending.item, status="refused", rows=refused.copied.rows,
+            rejected=refused.copied.tally.total, seconds=refused.seconds,
+        )  # fmt: skip
+        rejecting.record_rejects(
+            transaction, load=refused.load, file=pending.item.path, rejects=evidence.kept
+        )
+
+
+def _refusal(refused: _TooManyRejects) -> str:
+    pending, copied = refused.pending, refused.copied
+    rejected, total = copied.tally.total, copied.tally.total + copied.rows
+    return (
+        f"{pending.item.path} was refused: {rejected:,} of {total:,} rows break the contract of "
+        f"{pending.table.name}, and max_rejects allows {pending.table.max_rejects:.2%}. "
+        f"Nothing changed.\n{copied.tally.describe(pending.item.path)}\n"
+        f"Mend the file, or see them all with `gristmill rejects {pending.table.name}`."
+    )

@@ -1,0 +1,105 @@
+"""What was refused and why: the rules that need the whole load, and the record of every reject."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from gristmill.loading import records as csv_records
+from gristmill.loading.contract import load_name, names
+from gristmill.loading.parse import Reject, shown
+from gristmill.warehouse.sql import SQL, Identifier
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from gristmill.project.table import Table
+    from gristmill.warehouse.connection import Transaction
+    from gristmill.warehouse.sql import Composed
+
+KEPT_PER_RULE = 1_000
+"""How many rejects of each rule a refused load keeps as evidence."""
+
+
+@dataclass(kw_only=True)
+class Tally:
+    """The rejects of one load: all are counted, and no more kept than will be recorded."""
+
+    keep: int | None = None
+    """How many to keep of each rule; None keeps all."""
+    counts: Counter[str] = field(default_factory=Counter)
+    kept: list[Reject] = field(default_factory=list)
+
+    def add(self, rejects: Iterable[Reject]) -> None:
+        """Count rejects, and keep them as far as they will be recorded."""
+        for reject in rejects:
+            self.counts[reject.rule] += 1
+            if self.keep is None or self.counts[reject.rule] <= self.keep:
+                self.kept.append(reject)
+
+    @property
+    def total(self) -> int:
+        """How many rows were rejected: each breaks one rule, the first found."""
+        return self.counts.total()
+
+    def describe(self, file: str) -> str:
+        """The counts by rule, and the first examples with file and line."""
+        ordered = sorted(self.kept, key=lambda reject: reject.line)
+        lines = [f"  {rule}: {count:,} rows" for rule, count in self.counts.most_common()]
+        for reject in ordered[:5]:
+            lines.append(f"  {file}, line {reject.line}: {reject.rule}: {reject.reason}")
+            lines.append(f"    {reject.raw[:200]}")
+        return "\n".join(lines)
+
+
+def record_rejects(
+    transaction: Transaction, *, load: int, file: str, rejects: Iterable[Reject]
+) -> None:
+    """Put rejects on record, with their load."""
+    statement = "COPY gristmill.rejects (load, file, line, rule, reason, raw) FROM STDIN"
+    with transaction.copy_in(statement) as copy:
+        for reject in rejects:
+            copy.write_row((load, file, reject.line, reject.rule, reject.reason, reject.raw))
+
+
+def duplicates_of_key(table: Table, load: int) -> Composed:
+    """The lines whose key stands on an earlier line already."""
+    return SQL(
+        "SELECT _line FROM (SELECT _line, row_number() OVER (PARTITION BY {key} ORDER BY _line) "
+        "AS occurrence FROM raw.{name}) AS numbered WHERE occurrence > 1 ORDER BY _line"
+    ).format(key=names(table.key), name=Identifier(load_name(table, load)))
+
+
+def broken_references(table: Table, load: int) -> Iterator[tuple[str, Composed]]:
+    """For each reference its reason, and the lines whose value the other table does not have."""
+    for reference in table.references:
+        yield (
+            f"{reference.column} is not in {reference.table}.{reference.to_column}",
+            SQL(
+                "SELECT _line FROM raw.{name} AS referring WHERE {column} IS NOT NULL AND NOT "
+                "EXISTS (SELECT FROM public.{other} AS referred "
+                "WHERE referred.{to_column} = referring.{column}) ORDER BY _line"
+            ).format(
+                name=Identifier(load_name(table, load)),
+                column=Identifier(reference.column),
+                other=Identifier(reference.table),
+                to_column=Identifier(reference.to_column),
+            ),
+        )
+
+
+def raws(
+    stream: Iterable[bytes | memoryview], table: Table, path: str, lines: set[int]
+) -> dict[int, str]:
+    """The raw records that begin on some lines of a file, read again."""
+    found: dict[int, str] = {}
+    delimiter = table.dialect.delimiter.encode()
+    chunks = csv_records.decoded(stream, path=path, encoding=table.dialect.encoding)
+    for block in csv_records.blocks(chunks, delimiter):
+        last = block.line + block.data.count(b"\n")
+        if any(block.line <= line <= last for line in lines - found.keys()):
+            for record in csv_records.records(block, delimiter):
+                if record.line in lines:
+                    found[record.line] = shown(record.raw)
+    return found

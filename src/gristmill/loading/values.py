@@ -1,0 +1,202 @@
+"""Texts → typed values by the grammar of the project file, and the rules of one column.
+
+What PostgreSQL or a parser would guess (`today`, `0x1F`, `05/01/2020`) is not accepted.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from gristmill.project.table import Column
+
+    Mask = NDArray[np.bool_]
+
+_ZONE = r"(Z|[+-][0-9]{2}(:?[0-9]{2})?)"
+_GRAMMAR = {
+    "integer": r"^[+-]?[0-9]+$",
+    "number": r"^[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?$",
+    "decimal": r"^[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)$",
+    "date": r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$",
+    "timestamp": (
+        r"^[0-9]{4}-[0-9]{2}-[0-9]{2}"
+        r"([T ][0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,6})?)?" + _ZONE + r"?)?$"
+    ),
+    "boolean": r"^(true|false|1|0)$",
+}
+_MEANT = {
+    "integer": "an integer such as 42 (64 bits)",
+    "number": "a finite number such as -1.5e3",
+    "date": "a date such as 2020-01-31",
+    "timestamp": "a time such as 2020-01-31T12:00:00Z",
+    "boolean": "true, false, 1 or 0",
+    "text": "text",
+}
+EARLIEST = date(1, 1, 1)
+
+
+def arrow_type(column: Column) -> pa.DataType:
+    """The Arrow type that carries a column to the database."""
+    if column.type == "decimal":
+        wide = column.precision > 38
+        return (pa.decimal256 if wide else pa.decimal128)(column.precision, column.scale)
+    return {
+        "integer": pa.int64(),
+        "number": pa.float64(),
+        "text": pa.string(),
+        "date": pa.date32(),
+        "timestamp": pa.timestamp("us", tz="UTC"),
+        "boolean": pa.bool_(),
+    }[column.type]
+
+
+def meant(column: Column) -> str:
+    """What a value of the column looks like, for a message."""
+    if column.type == "decimal":
+        return f"a number of at most {column.precision} digits, {column.scale} after the point"
+    return _MEANT[column.type]
+
+
+def typed(texts: pa.Array, column: Column) -> tuple[pa.Array, Mask]:
+    """Texts (n) as values (n) of the column's type, and which of them are not of that type (n)."""
+    if column.type == "text":
+        return texts, np.zeros(len(texts), dtype=bool)
+    matching = pc.match_substring_regex(texts, _GRAMMAR[column.type])
+    candidates = pc.if_else(matching, texts, pa.scalar(None, pa.string()))
+    values = _converted(candidates, column)
+    return values, as_mask(pc.and_(pc.is_valid(texts), pc.is_null(values)))
+
+
+def _converted(texts: pa.Array, column: Column) -> pa.Array:
+    """Texts of the right form as values; null where the form is right and the value is not."""
+    kind = arrow_type(column)
+    if column.type in ("integer", "number", "date"):
+        bare = pc.replace_substring_regex(texts, r"^\+", "") if column.type != "date" else texts
+        try:
+            values = bare.cast(kind)
+        except pa.ArrowInvalid:
+            values = None
+        if values is not None and not out_of_range(values, column):
+            return values
+    parse = _PARSERS[column.type]
+    return pa.array(
+        [None if text is None else parse(text, column) for text in texts.to_pylist()], type=kind
+    )
+
+
+def out_of_range(values: pa.Array, column: Column) -> bool:
+    """Whether values hold what the grammar excludes and a fast parser lets in."""
+    if column.type == "number":
+        return bool(pc.any(pc.invert(pc.is_finite(values))).as_py())
+    if column.type in ("date", "timestamp"):
+        earliest = pc.min(values).as_py()
+        return (
+            earliest is not None
+            and (earliest.date() if isinstance(earliest, datetime) else earliest) <= EARLIEST
+        )
+    return False
+
+
+def _parse_integer(text: str, _column: Column) -> int | None:
+    value = int(text) if len(text) <= 40 else int(text.lstrip("+-0") or "0")
+    return value if -(2**63) <= value < 2**63 else None
+
+
+def _parse_number(text: str, _column: Column) -> float | None:
+    value = float(text)
+    return value if np.isfinite(value) else None
+
+
+def _parse_decimal(text: str, column: Column) -> Decimal | None:
+    value = Decimal(text)
+    digits = value.as_tuple()
+    exponent = int(digits.exponent)
+    fraction = value.normalize().as_tuple().exponent
+    if -int(fraction) > column.scale or (
+        len(digits.digits) + exponent > (column.precision - column.scale) and value != 0
+    ):
+        return None
+    return value.quantize(Decimal(1).scaleb(-column.scale))
+
+
+def _parse_date(text: str, _column: Column) -> date | None:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        return None
+
+
+def _parse_timestamp(text: str, _column: Column) -> datetime | None:
+    try:
+        moment = datetime.fromisoformat(text)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _parse_boolean(text: str, _column: Column) -> bool:
+    return text in ("true", "1")
+
+
+_PARSERS: dict[str, Any] = {
+    "integer": _parse_integer,
+    "number": _parse_number,
+    "decimal": _parse_decimal,
+    "date": _parse_date,
+    "timestamp": _parse_timestamp,
+    "boolean": _parse_boolean,
+}
+
+
+def broken_rules(values: pa.Array, column: Column) -> Iterator[tuple[str, Mask, str]]:
+    """The column's rules that some of its values break: rule, which (n), the reason."""
+    if not column.nullable and values.null_count:
+        yield "null", as_mask(pc.is_null(values)), f"{column.name} is empty"
+    for rule, bad, reason in _comparisons(values, column):
+        mask = as_mask(bad)
+        if mask.any():
+            yield rule, mask, reason
+
+
+def _comparisons(values: pa.Array, column: Column) -> Iterator[tuple[str, pa.Array, str]]:
+    if column.allowed:
+        allowed = pa.array([constant(value, column) for value in column.allowed], values.type)
+        bad = pc.and_(pc.is_valid(values), pc.invert(pc.is_in(values, value_set=allowed)))
+        yield "in", bad, f"{column.name} is none of {list(column.allowed)}"
+    if column.minimum is not None:
+        bad = pc.less(values, pa.scalar(constant(column.minimum, column), values.type))
+        yield "min", bad, f"{column.name} is below {column.minimum}"
+    if column.maximum is not None:
+        bad = pc.greater(values, pa.scalar(constant(column.maximum, column), values.type))
+        yield "max", bad, f"{column.name} is above {column.maximum}"
+    if column.matches is not None:
+        pattern = re.compile(column.matches)
+        bad = pa.array(
+            [text is not None and pattern.fullmatch(text) is None for text in values.to_pylist()]
+        )
+        yield "matches", bad, f"{column.name} does not match {column.matches!r}"
+
+
+def constant(value: object, column: Column) -> object:
+    """A value of a rule, as the project file writes it, in the column's own type."""
+    if column.type in ("date", "timestamp", "decimal"):
+        return _PARSERS[column.type](str(value), column)
+    return float(str(value)) if column.type == "number" else value
+
+
+def as_mask(array: pa.Array) -> Mask:
+    """A boolean Arrow array (n) as a NumPy mask (n), null as False."""
+    filled = array.fill_null(False)
+    mask: Mask = np.asarray(filled.to_numpy(zero_copy_only=False), dtype=bool)
+    return mask
