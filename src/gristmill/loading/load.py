@@ -15,7 +15,6 @@ from gristmill.errors import LoadError, LoadRefused, StatementFailed
 from gristmill.loading import contract, ledger
 from gristmill.loading import rejects as rejecting
 from gristmill.loading.parse import LINE, Parser, Reject
-from gristmill.project.table import ALL
 from gristmill.warehouse.sql import SQL, Identifier
 
 if TYPE_CHECKING:
@@ -74,69 +73,6 @@ class _TooManyRejects(Exception):
         self.seconds = seconds
 
 
-def find_files(table: Table, bucket: Bucket) -> dict[str, BucketObject]:
-    """The table's files in the bucket, by period.
-
-    Raises BucketError, or LoadError where a family has no file or two for a period.
-    """
-    if table.period is None:
-        return {ALL: bucket.stat(table.path)}
-    found: dict[str, BucketObject] = {}
-    for item in bucket.list(table.prefix):
-        period = table.period_of(item.path)
-        if period is None:
-            continue
-        if period in found:
-            raise LoadError(
-                f"{table.name}: two files claim the period {period}: {found[period].path} and "
-                f"{item.path}. Take one of them away, or narrow the table's path."
-            )
-        found[period] = item
-    if not found:
-        raise LoadError(
-            f"{table.name}: no file in {bucket.url} matches {table.path!r}. "
-            "Check the path in the project file, and the source."
-        )
-    return dict(sorted(found.items()))
-
-
-def pending_files(
-    table: Table, files: dict[str, BucketObject], warehouse: Warehouse, *, again: bool
-) -> list[Pending]:
-    """What of the files is new or changed, by the ledger; all of them with `again`."""
-    with warehouse.transaction() as transaction:
-        current = ledger.current_loads(transaction, table)
-    return [
-        Pending(table=table, period=period, item=item)
-        for period, item in files.items()
-        if again or period not in current or not current[period].covers(item, table)
-    ]
-
-
-def load_period(
-    pending: Pending, bucket: Bucket, warehouse: Warehouse, *, again: bool, progress: Progress
-) -> Loaded | None:
-    """Load one file in one transaction; None where another process has just loaded it.
-
-    Raises LoadRefused where too many rows broke the contract, LoadError where the file as a whole
-    cannot be read by it; what was there before then stays, and the refusal is on record.
-    """
-    loaded = _in_one_transaction([pending], bucket, warehouse, again=again, progress=progress)
-    return loaded[0] if loaded else None
-
-
-def reload_in_new_shape(
-    table: Table,
-    files: dict[str, BucketObject],
-    bucket: Bucket,
-    warehouse: Warehouse,
-    progress: Progress,
-) -> list[Loaded]:
-    """Load every period into a new parent table, and show it only when all of them are in."""
-    every = [Pending(table=table, period=period, item=item) for period, item in files.items()]
-    return _in_one_transaction(every, bucket, warehouse, again=True, progress=progress)
-
-
 def shape_changed(table: Table, warehouse: Warehouse) -> bool:
     """Whether the contract now has other columns than the loads that are in."""
     with warehouse.transaction() as transaction:
@@ -144,7 +80,7 @@ def shape_changed(table: Table, warehouse: Warehouse) -> bool:
     return bool(found) and found != contract.shape(table)
 
 
-def _in_one_transaction(
+def load_files(
     pendings: list[Pending],
     bucket: Bucket,
     warehouse: Warehouse,
@@ -152,6 +88,11 @@ def _in_one_transaction(
     again: bool,
     progress: Progress,
 ) -> list[Loaded]:
+    """Load files in one transaction; without those that another process has just loaded.
+
+    Raises LoadRefused where too many rows broke the contract, LoadError where a file as a whole
+    cannot be read by it; what was there before then stays, and the refusal is on record.
+    """
     try:
         with warehouse.transaction() as transaction:
             done = []

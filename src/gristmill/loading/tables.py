@@ -1,0 +1,152 @@
+"""Which files of a table are to be loaded, and the loading of all of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gristmill.errors import LoadError
+from gristmill.loading import ledger
+from gristmill.loading.load import Loaded, Pending, load_files, shape_changed
+from gristmill.project.table import ALL
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from gristmill.bucket.bucket import Bucket, BucketObject
+    from gristmill.project.project import Project
+    from gristmill.project.table import Table
+    from gristmill.warehouse.connection import Warehouse
+
+
+@dataclass(frozen=True, kw_only=True)
+class Span:
+    """Which periods are meant, as a person wrote them; None where nothing narrows them."""
+
+    period: str | None = None
+    first: str | None = None
+    last: str | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it means every period."""
+        return self == Span()
+
+    def choose(self, table: Table, files: dict[str, BucketObject]) -> dict[str, BucketObject]:
+        """The files whose period is meant. Raises LoadError where none is."""
+        if self.is_open or table.period is None:
+            return files
+        only, first, last = (
+            self._parsed(table, text) for text in (self.period, self.first, self.last)
+        )
+        chosen = {
+            period: item
+            for period, item in files.items()
+            if (not only or period == only)
+            and (not first or period >= first)
+            and (not last or period <= last)
+        }
+        if chosen:
+            return chosen
+        meant = only or f"{first or 'the first'} to {last or 'the last'}"
+        raise LoadError(
+            f"{table.name}: the bucket has no file for {meant} ({table.path!r}); "
+            f"it has {', '.join([min(files), '…', max(files)])}."
+        )
+
+    @staticmethod
+    def _parsed(table: Table, text: str | None) -> str | None:
+        try:
+            return table.period.parse(text) if table.period and text else None
+        except ValueError as error:
+            raise LoadError(f"{table.name}: {error}.") from error
+
+
+def find_files(table: Table, bucket: Bucket) -> dict[str, BucketObject]:
+    """The table's files in the bucket, by period.
+
+    Raises BucketError, or LoadError where a family has no file or two for a period.
+    """
+    if table.period is None:
+        return {ALL: bucket.stat(table.path)}
+    found: dict[str, BucketObject] = {}
+    for item in bucket.list(table.prefix):
+        period = table.period_of(item.path)
+        if period is None:
+            continue
+        if period in found:
+            raise LoadError(
+                f"{table.name}: two files claim the period {period}: {found[period].path} and "
+                f"{item.path}. Take one of them away, or narrow the table's path."
+            )
+        found[period] = item
+    if not found:
+        raise LoadError(
+            f"{table.name}: no file in {bucket.url} matches {table.path!r}. "
+            "Check the path in the project file, and the source."
+        )
+    return dict(sorted(found.items()))
+
+
+def pending_files(
+    table: Table, files: dict[str, BucketObject], warehouse: Warehouse, *, again: bool
+) -> list[Pending]:
+    """What of the files is new or changed, by the ledger; all of them with `again`."""
+    with warehouse.transaction() as transaction:
+        current = ledger.current_loads(transaction, table)
+    return [
+        Pending(table=table, period=period, item=item)
+        for period, item in files.items()
+        if again or period not in current or not current[period].covers(item, table)
+    ]
+
+
+def load_pending(
+    table: Table,
+    pending: list[Pending],
+    files: dict[str, BucketObject],
+    bucket: Bucket,
+    warehouse: Warehouse,
+    *,
+    again: bool,
+    progress: Callable[[int], None],
+    report: Callable[[Loaded], None],
+) -> None:
+    """Load files, each in its own transaction; all of the table's in one where its columns changed.
+
+    A refused file does not keep the others from being loaded; raises LoadError for all that failed.
+    """
+    if shape_changed(table, warehouse):
+        every = [Pending(table=table, period=period, item=item) for period, item in files.items()]
+        batches = [every]
+    else:
+        batches = [[one] for one in pending]
+    failures = []
+    for batch in batches:
+        try:
+            for loaded in load_files(batch, bucket, warehouse, again=again, progress=progress):
+                report(loaded)
+        except LoadError as error:
+            failures.append(str(error))
+    if failures:
+        raise LoadError("\n".join(failures))
+
+
+def in_order(project: Project, names: Iterable[str], loaded: Iterable[str]) -> list[Table]:
+    """Tables with those they refer to before them, and with those of these never loaded."""
+    asked, there = set(names), set(loaded)
+    order: list[Table] = []
+
+    def visit(name: str, above: tuple[str, ...]) -> None:
+        table = project.tables[name]
+        if table in order or name in above:
+            return
+        for reference in table.references:
+            if reference.table in asked or reference.table not in there:
+                visit(reference.table, (*above, name))
+        order.append(table)
+
+    for name in project.tables:
+        if name in asked:
+            visit(name, ())
+    return order
