@@ -1,0 +1,146 @@
+"""Predictions reach the warehouse exactly once, whatever dies or is away on the way."""
+
+import json
+import time
+from datetime import UTC, datetime
+
+import psycopg
+import pytest
+
+from gristmill.errors import StatementFailed, WarehouseUnreachable
+from gristmill.predictions.prediction import Prediction, new_prediction_id
+from gristmill.predictions.ship import Shipper, record, ship
+from gristmill.predictions.spool import open_spool
+from gristmill.warehouse.connection import Warehouse
+
+
+def _prediction(entity="150000", **changes):
+    given = {
+        "prediction_id": new_prediction_id(),
+        "entity": entity,
+        "features": {"attr_a": 1, "attr_b": 'ü"\\', "scd_a": 0.1 + 0.2, "scd_b": None},
+        "probability": 1 / 3,
+        "label": 0,
+        "model_version": "3",
+        "predicted_at": datetime(2026, 11, 1, 12, 0, 0, 123457, tzinfo=UTC),
+        "latency_ms": 0.25,
+    }
+    return Prediction(**given | changes)
+
+
+@pytest.fixture
+def spool(tmp_path):
+    spool = open_spool(tmp_path / "spool")
+    yield spool
+    spool.close()
+
+
+def _logged(warehouse):
+    with warehouse.transaction() as transaction:
+        return transaction.rows("SELECT * FROM gristmill.predictions ORDER BY prediction_id")
+
+
+def _wait_until(holds):
+    deadline = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < deadline, "it did not come about within 30 seconds"
+        time.sleep(0.05)
+
+
+def test_a_prediction_arrives_exactly_as_it_was_given(warehouse, spool):
+    prediction = _prediction()
+    spool.append([prediction])
+    assert ship(spool, warehouse) == 1
+    assert spool.waiting().count == 0
+    assert _logged(warehouse) == [
+        {
+            "prediction_id": prediction.prediction_id,
+            "entity": "150000",
+            "features": {"attr_a": 1, "attr_b": 'ü"\\', "scd_a": 0.1 + 0.2, "scd_b": None},
+            "probability": 1 / 3,
+            "label": 0,
+            "model_version": "3",
+            "predicted_at": prediction.predicted_at,
+            "latency_ms": 0.25,
+        }
+    ]
+
+
+def test_more_than_one_batch(warehouse, spool):
+    spool.append([_prediction(str(number)) for number in range(2500)])
+    assert ship(spool, warehouse) == 2500
+    assert {row["entity"] for row in _logged(warehouse)} == {str(n) for n in range(2500)}
+
+
+def test_a_death_between_commit_and_forgetting_doubles_nothing(warehouse, spool):
+    predictions = [_prediction(str(number)) for number in range(10)]
+    spool.append(predictions)
+    assert record(warehouse, predictions[:7]) == 7
+    assert ship(spool, warehouse) == 10
+    assert len(_logged(warehouse)) == 10
+    assert record(warehouse, predictions) == 0
+
+
+def test_nothing_is_forgotten_while_the_warehouse_is_away(spool):
+    spool.append([_prediction()])
+    nowhere = Warehouse(url="postgresql://nobody@127.0.0.1:1/nothing")
+    with pytest.raises(WarehouseUnreachable):
+        ship(spool, nowhere)
+    assert spool.waiting().count == 1
+
+
+def test_one_that_the_warehouse_refuses_holds_up_nobody(warehouse, spool):
+    spool.append([_prediction(str(number)) for number in range(5)])
+    spool.append([_prediction("bad", model_version="a\x00b")])
+    spool.append([_prediction(str(number)) for number in range(5, 10)])
+    with pytest.raises(StatementFailed):
+        ship(spool, warehouse)
+    assert {row["entity"] for row in _logged(warehouse)} == {str(n) for n in range(10)}
+    assert [spooled.row.entity for spooled in spool.oldest(10)] == ["bad"]
+    spool.append([_prediction("later")])
+    with pytest.raises(StatementFailed):
+        ship(spool, warehouse)
+    assert "later" in {row["entity"] for row in _logged(warehouse)}
+    spool.forget(spool.oldest(10))
+
+
+def test_the_background_ships_what_comes_and_what_the_dead_left(warehouse, tmp_path):
+    left = open_spool(tmp_path)
+    left.append([_prediction("left")])
+    left.close()
+    spool = open_spool(tmp_path)
+    shipper = Shipper(spool, warehouse)
+    shipper.start()
+    spool.append([_prediction("new")])
+    _wait_until(lambda: {row["entity"] for row in _logged(warehouse)} == {"left", "new"})
+    spool.append([_prediction("last")])
+    shipper.stop()
+    spool.close()
+    assert {row["entity"] for row in _logged(warehouse)} == {"left", "new", "last"}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_background_waits_for_a_warehouse_that_is_away(warehouse, spool, superuser):
+    """The database refuses connections, as while it restarts; then it takes them again."""
+    database = psycopg.conninfo.conninfo_to_dict(warehouse.url)["dbname"]
+    name = psycopg.sql.Identifier(database)
+    superuser.execute(psycopg.sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false").format(name))
+    shipper = Shipper(spool, warehouse)
+    shipper.start()
+    spool.append([_prediction("patient")])
+    _wait_until(lambda: shipper.shipping.problem is not None and shipper.shipping.waiting == 1)
+    superuser.execute(psycopg.sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS true").format(name))
+    _wait_until(lambda: shipper.shipping.waiting == 0 and shipper.shipping.problem is None)
+    shipper.stop()
+    assert [row["entity"] for row in _logged(warehouse)] == ["patient"]
+
+
+def test_what_cannot_be_shipped_at_the_end_stays_on_disk(tmp_path):
+    spool = open_spool(tmp_path)
+    shipper = Shipper(spool, Warehouse(url="postgresql://nobody@127.0.0.1:1/nothing"))
+    shipper.start()
+    spool.append([_prediction("stays")])
+    shipper.stop()
+    spool.close()
+    assert shipper.shipping.waiting == 1
+    assert json.dumps("stays").encode()[1:-1] in spool.path.read_bytes()

@@ -1,0 +1,218 @@
+"""What the spool confirms is on disk; a dead owner's spool is found, a living one's left alone."""
+
+import asyncio
+import math
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+from contextlib import closing
+from datetime import UTC, datetime
+
+import pytest
+
+from gristmill.errors import SpoolError
+from gristmill.predictions.prediction import Prediction, new_prediction_id
+from gristmill.predictions.spool import _connect, adopt_spools, as_row, open_spool
+
+
+def _prediction(entity="150000", **changes):
+    given = {
+        "prediction_id": new_prediction_id(),
+        "entity": entity,
+        "features": {"attr_a": 1, "attr_b": "ü", "scd_a": 0.1 + 0.2, "scd_b": None},
+        "probability": 1 / 3,
+        "label": 0,
+        "model_version": "3",
+        "predicted_at": datetime(2026, 11, 1, 12, 0, 0, 123456, tzinfo=UTC),
+        "latency_ms": 0.25,
+    }
+    return Prediction(**given | changes)
+
+
+@pytest.fixture
+def spool(tmp_path):
+    spool = open_spool(tmp_path / "spool")
+    yield spool
+    spool.close()
+
+
+def test_rows_come_back_exactly_and_in_order(spool):
+    predictions = [_prediction(str(number)) for number in range(5)]
+    spool.append(predictions[:2])
+    spool.append(predictions[2:])
+    waiting = spool.oldest(100)
+    assert [spooled.row for spooled in waiting] == [as_row(each) for each in predictions]
+    assert waiting[0].row.predicted_at == 1_793_534_400_123_456
+    assert spool.oldest(2) == waiting[:2]
+    spool.forget(waiting[:3])
+    assert [spooled.row.entity for spooled in spool.oldest(100)] == ["3", "4"]
+    assert spool.waiting().count == 2
+
+
+def test_what_was_refused_goes_last(spool):
+    spool.append([_prediction(str(number)) for number in range(3)])
+    spool.blame(spool.oldest(1))
+    assert [spooled.row.entity for spooled in spool.oldest(100)] == ["1", "2"]
+    spool.forget(spool.oldest(100))
+    assert [(spooled.row.entity, spooled.failures) for spooled in spool.oldest(100)] == [("0", 1)]
+
+
+def test_an_empty_spool(spool):
+    assert spool.oldest(10) == []
+    assert (spool.waiting().count, spool.waiting().oldest_seconds) == (0, 0.0)
+
+
+def test_many_that_wait_on_one_loop_are_all_told(spool):
+    async def all_at_once():
+        await asyncio.gather(*(spool.append_soon(_prediction(str(n))) for n in range(500)))
+        await spool.check()
+
+    asyncio.run(all_at_once())
+    assert spool.waiting().count == 500
+
+
+def test_many_threads_share_a_spool(spool):
+    threads = [
+        threading.Thread(target=spool.append, args=([_prediction(str(number))],))
+        for number in range(20)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {spooled.row.entity for spooled in spool.oldest(100)} == {str(n) for n in range(20)}
+
+
+def test_only_its_owner_may_look_into_the_folder(spool):
+    assert spool.path.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_closing_removes_an_empty_spool_and_keeps_a_full_one(tmp_path):
+    empty, full = open_spool(tmp_path), open_spool(tmp_path)
+    full.append([_prediction()])
+    empty.close()
+    full.close()
+    assert {path.name for path in tmp_path.iterdir()} == {
+        full.path.name,
+        full.path.with_suffix(".lock").name,
+    }
+    with pytest.raises(SpoolError, match="closed"):
+        full.append([_prediction()])
+
+
+def test_a_living_process_s_spool_is_left_alone(spool):
+    assert adopt_spools(spool.path.parent) == ([], None)
+
+
+def test_a_killed_process_s_spool_is_adopted_with_all_it_confirmed(tmp_path):
+    """The child confirms one prediction after another until it is killed without warning."""
+    child = _child(
+        tmp_path,
+        """
+        while True:
+            prediction = example()
+            spool.append([prediction])
+            print(prediction.prediction_id, flush=True)
+        """,
+    )
+    confirmed = [child.stdout.readline().strip() for _ in range(50)]
+    assert adopt_spools(tmp_path).spools == []
+    child.send_signal(signal.SIGKILL)
+    with child:
+        confirmed += [line.strip() for line in child.stdout if line.endswith("\n")]
+
+    adopted = adopt_spools(tmp_path)
+    assert (len(adopted.spools), adopted.problem) == (1, None)
+    assert adopt_spools(tmp_path).spools == []
+    found = [spooled.row.prediction_id for spooled in adopted.spools[0].oldest(100_000)]
+    assert set(confirmed) <= set(found)
+    assert len(set(found)) == len(found) <= len(confirmed) + 1
+    adopted.spools[0].forget(adopted.spools[0].oldest(100_000))
+    adopted.spools[0].close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_said_and_recovered_from(tmp_path):
+    """The kernel refuses the child's writes beyond a file size, then allows them again."""
+    child = _child(
+        tmp_path,
+        """
+        import resource
+        spool.append([example()])
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+        refused = 0
+        for _ in range(100):
+            try:
+                spool.append([example()])
+            except SpoolError as error:
+                refused += 1
+                message = str(error)
+        confirmed = spool.waiting().count
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+        spool.append([example()])
+        print(refused, confirmed, spool.waiting().count, message)
+        """,
+    )
+    output, _ = child.communicate(timeout=60)
+    refused, confirmed, after, message = output.split(maxsplit=3)
+    assert int(refused) > 0
+    assert int(confirmed) == 101 - int(refused)
+    assert int(after) == int(confirmed) + 1
+    assert "free space" in message
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SpoolError, match="file"):
+        open_spool(tmp_path / "file" / "spool")
+
+
+def test_a_damaged_spool_does_not_keep_others_from_being_adopted(tmp_path):
+    spools = [open_spool(tmp_path) for _ in range(3)]
+    for spool in spools:
+        spool.append([_prediction()])
+        spool.close()
+    first = min(spool.path for spool in spools)
+    first.write_bytes(b"this is no database" * 1000)
+    adopted = adopt_spools(tmp_path)
+    assert len(adopted.spools) == 2
+    assert first.name in str(adopted.problem)
+    for spool in adopted.spools:
+        spool.close()
+
+
+def test_a_commit_waits_for_the_disk(tmp_path):
+    """Less than FULL (2) does not make a commit in a write-ahead log outlive a power cut."""
+    with closing(_connect(tmp_path / "x.spool")) as connection:
+        assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_features_that_json_has_no_number_for_are_refused():
+    with pytest.raises(ValueError, match="JSON"):
+        as_row(_prediction(features={"scd_a": math.nan}))
+
+
+def _child(folder, body):
+    """A process of its own, with a spool in the folder."""
+    program = textwrap.dedent(
+        f"""
+            from datetime import UTC, datetime
+            from pathlib import Path
+            from gristmill.errors import SpoolError
+            from gristmill.predictions.prediction import Prediction, new_prediction_id
+            from gristmill.predictions.spool import open_spool
+
+            def example():
+                return Prediction(
+                    prediction_id=new_prediction_id(), entity="1", features={{"a": 1}},
+                    probability=0.5, label=1, model_version="3",
+                    predicted_at=datetime.now(UTC), latency_ms=0.1,
+                )
+
+            spool = open_spool(Path({str(folder)!r}))
+            """
+    ) + textwrap.dedent(body)
+    return subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
