@@ -1,0 +1,287 @@
+"""What no single section can know: whether the parts of a project fit together."""
+
+from __future__ import annotations
+
+import codecs
+import re
+from typing import TYPE_CHECKING
+
+from gristmill.project.model import BUILT_IN_CANDIDATES
+from gristmill.project.table import path_problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from gristmill.project.features import ColumnReference, Features
+    from gristmill.project.project import Derived, Project
+    from gristmill.project.table import Column, Table
+
+Mistake = tuple[str, str]
+"""The key of the project file, and what is wrong there."""
+
+RESERVED = {"_load", "_line", "_build"}
+
+
+def check_project(project: Project) -> Iterator[Mistake]:
+    """Every mistake that shows only where two sections meet."""
+    for table in project.tables.values():
+        yield from _check_table(table, project)
+    for derived in project.derived.values():
+        yield from _check_derived(derived, project)
+    yield from _check_circles(project)
+    if project.features:
+        yield from _check_features(project.features, project)
+        if project.features.table in {*project.tables, *project.derived}:
+            yield "features.table", f"{project.features.table!r} is the name of a table already."
+    if project.model:
+        yield from _check_model(project)
+    yield from _check_database(project)
+    yield from _check_workflows(project)
+
+
+def _check_table(table: Table, project: Project) -> Iterator[Mistake]:
+    at = f"tables.{table.name}"
+    names = _names(table)
+    problem = path_problem(table.path, table.period)
+    if problem:
+        yield f"{at}.path", f"{table.path!r}: {problem}."
+    for column in table.columns:
+        yield from _check_column(column, f"{at}.columns.{column.name}")
+    yield from _missing_columns(f"{at}.key", table.key, names)
+    yield from _missing_columns(f"{at}.valid", table.valid, names)
+    for column_name in table.key:
+        column_of_key = table.column(column_name)
+        if column_of_key and column_of_key.nullable:
+            yield f"{at}.key", f"{column_name!r} allows null, and a key does not."
+    yield from _check_validity(table, at)
+    yield from _check_period(table, at)
+    yield from _check_references(table, project, at)
+    try:
+        codecs.lookup(table.dialect.encoding)
+    except LookupError:
+        yield f"{at}.csv.encoding", f"{table.dialect.encoding!r} is no encoding that Python knows."
+    if table.dialect.delimiter == table.dialect.decimal:
+        yield f"{at}.csv", "delimiter and decimal are the same character."
+
+
+def _check_period(table: Table, at: str) -> Iterator[Mistake]:
+    if table.period is None or table.period.column is None:
+        return
+    found = table.column(table.period.column)
+    if found is None:
+        yield from _missing_columns(f"{at}.period.column", (table.period.column,), _names(table))
+    elif found.type not in ("date", "timestamp"):
+        yield f"{at}.period.column", f"{found.name!r} is {found.type}, not date or timestamp."
+
+
+def _check_references(table: Table, project: Project, at: str) -> Iterator[Mistake]:
+    for reference in table.references:
+        yield from _missing_columns(f"{at}.references", (reference.column,), _names(table))
+        target = project.tables.get(reference.table)
+        where = f"{at}.references.{reference.column}"
+        if target is None:
+            yield where, f"there is no table {reference.table!r}."
+        elif target.column(reference.to_column) is None:
+            yield where, f"{reference.table!r} has no column {reference.to_column!r}."
+
+
+def _check_validity(table: Table, at: str) -> Iterator[Mistake]:
+    if not table.valid:
+        return
+    moments = [column for name in table.valid if (column := table.column(name))]
+    for column in moments:
+        if column.type not in ("date", "timestamp"):
+            yield f"{at}.valid", f"{column.name!r} is {column.type}, not date or timestamp."
+    if moments and moments[0].nullable:
+        yield f"{at}.valid", f"{moments[0].name!r} allows null, and a row begins at some time."
+    if table.valid[0] not in table.key:
+        yield f"{at}.valid", f"{table.valid[0]!r} belongs into the key of a history."
+
+
+def _check_column(column: Column, at: str) -> Iterator[Mistake]:
+    if column.name in RESERVED:
+        yield at, "this name is kept for Gristmill's own columns."
+    if not column.name or len(column.name.encode()) > 63:
+        yield at, "a column's name has 1 to 63 bytes, as in PostgreSQL."
+    if column.type == "decimal" and not 0 <= column.scale <= column.precision <= 1000:
+        yield at, f"{column.declaration!r}: the scale is at most the precision, which is 1 to 1000."
+    if column.matches is not None:
+        if column.type != "text":
+            yield at, f"`matches` is a rule for text, and this is {column.type}."
+        try:
+            re.compile(column.matches)
+        except re.error as error:
+            yield at, f"`matches` is no regular expression: {error}."
+    for rule, value in (
+        *(("in", value) for value in column.allowed),
+        ("min", column.minimum),
+        ("max", column.maximum),
+    ):
+        if value is not None and not _fits(column, value):
+            yield at, f"`{rule}` has {value!r}, which is no {column.type}."
+
+
+def _fits(column: Column, value: object) -> bool:
+    expected: dict[str, tuple[type, ...]] = {
+        "integer": (int,),
+        "number": (int, float),
+        "decimal": (int, float),
+        "boolean": (bool,),
+    }
+    wanted = expected.get(column.type, (str,))
+    return isinstance(value, wanted) and (column.type == "boolean" or not isinstance(value, bool))
+
+
+def _check_derived(derived: Derived, project: Project) -> Iterator[Mistake]:
+    at = f"derived.{derived.name}"
+    if derived.name in project.tables:
+        yield at, "there is a table of this name already."
+    known = {*project.tables, *project.derived}
+    for source in derived.sources:
+        if source not in known:
+            yield f"{at}.from", f"there is no table {source!r} (known: {', '.join(sorted(known))})."
+    if derived.period is not None:
+        periodic = project.tables.get(derived.period)
+        if periodic is None or periodic.period is None:
+            yield f"{at}.period", f"{derived.period!r} is no table with a period."
+        elif derived.period not in derived.sources:
+            yield f"{at}.period", f"{derived.period!r} is not in `from`."
+
+
+def _check_circles(project: Project) -> Iterator[Mistake]:
+    done: set[str] = set()
+
+    def visit(name: str, above: tuple[str, ...]) -> Iterator[Mistake]:
+        if name in above:
+            yield f"derived.{name}.from", f"it reads itself: {' → '.join((*above, name))}."
+        elif name in project.derived and name not in done:
+            done.add(name)
+            for source in project.derived[name].sources:
+                yield from visit(source, (*above, name))
+
+    for name in project.derived:
+        yield from visit(name, ())
+
+
+def _check_features(features: Features, project: Project) -> Iterator[Mistake]:
+    entity_table = project.tables.get(features.entity.table)
+    named = [("entity", features.entity), *(("features", one) for one in features.features)]
+    named += [(key, one) for key in ("label", "as_of") if (one := getattr(features, key))]
+    for key, reference in named:
+        yield from _check_reference(f"features.{key}", reference, project)
+    if entity_table and entity_table.key != (features.entity.column,):
+        yield "features.entity", f"{features.entity} has to be the whole key of its table."
+    names = [reference.column for reference in features.features]
+    taken = {features.entity.column, features.label.column if features.label else None}
+    for name in dict.fromkeys(names):
+        if names.count(name) > 1 or name in taken:
+            yield "features.features", f"two columns of the feature store would be named {name!r}."
+    if features.as_of and (not features.label or features.as_of.table != features.label.table):
+        yield "features.as_of", "it has to be a column of the label's table."
+    for source in features.sources:
+        yield from _check_join(source, features, project)
+
+
+def _check_reference(at: str, reference: ColumnReference, project: Project) -> Iterator[Mistake]:
+    if reference.table in project.derived:
+        return  # a derived table's columns are known when it is built
+    table = project.tables.get(reference.table)
+    if table is None:
+        known = ", ".join([*project.tables, *project.derived])
+        yield at, f"{reference}: there is no table {reference.table!r} (known: {known})."
+        return
+    yield from _missing_columns(at, (reference.column,), _names(table))
+    if table.period:
+        yield at, f"{reference}: a table with a period feeds features through a derived table."
+
+
+def _check_join(source: str, features: Features, project: Project) -> Iterator[Mistake]:
+    """A source is joined by its entity column, which has to single out one row at a time."""
+    table = project.tables.get(source) or project.derived.get(source)
+    if table is None:
+        return
+    column = join_column(source, features, project)
+    if column is None:
+        yield (
+            "features",
+            f"{source!r} has neither a column {features.entity.column!r} "
+            f"nor a reference to {features.entity}.",
+        )
+    elif not table.key:
+        yield "features", f"{source!r} needs a `key` to feed features."
+    elif set(table.key) != {column, *table.valid[:1]}:
+        wanted = [column, *table.valid[:1]]
+        yield "features", f"the key of {source!r} has to be {wanted} to give one row per entity."
+
+
+def join_column(source: str, features: Features, project: Project) -> str | None:
+    """The column of a source that holds the entity: of the same name, or that references it."""
+    table = project.tables.get(source)
+    if table is None:
+        derived = project.derived.get(source)
+        return features.entity.column if derived and features.entity.column in derived.key else None
+    for reference in table.references:
+        if (reference.table, reference.to_column) == (
+            features.entity.table,
+            features.entity.column,
+        ):
+            return reference.column
+    return features.entity.column if table.column(features.entity.column) else None
+
+
+def _check_model(project: Project) -> Iterator[Mistake]:
+    model = project.model
+    if model is None:
+        return
+    if project.features is None or project.features.label is None:
+        yield "model", "a model needs [features] with a `label`."
+    else:
+        label = project.features.label
+        table = project.tables.get(label.table)
+        column = table.column(label.column) if table else None
+        if column and column.type not in ("integer", "boolean"):
+            yield "features.label", f"{label} is {column.type}; a label is 0 or 1."
+    for candidate in model.candidates:
+        if candidate not in BUILT_IN_CANDIDATES and not re.fullmatch(r"[\w.]+:\w+", candidate):
+            yield (
+                "model.candidates",
+                f"{candidate!r} is neither {' nor '.join(BUILT_IN_CANDIDATES)} "
+                "nor written as package.module:make_estimator.",
+            )
+
+
+def _check_database(project: Project) -> Iterator[Mistake]:
+    database = project.database
+    roles = {user.role for user in database.users if user.role}
+    for user in database.users:
+        if user.name == database.owner or user.name in roles:
+            yield f"database.users.{user.name}", "this name is the owner's or a role's."
+        if user.role == database.owner:
+            yield f"database.users.{user.name}.role", "the owner cannot be somebody's role."
+
+
+def _check_workflows(project: Project) -> Iterator[Mistake]:
+    commands = {"load", "build", "train", "score", "watch", "show"}
+    for workflow in project.workflows.values():
+        at = f"workflows.{workflow.name}"
+        for step in workflow.steps:
+            if step.split(" ", 1)[0] not in commands:
+                yield f"{at}.steps", f"{step!r} is no step (known: {', '.join(sorted(commands))})."
+            elif step.startswith("show ") and step.split(" ", 1)[1] not in project.derived:
+                yield f"{at}.steps", f"there is no derived table {step.split(' ', 1)[1]!r}."
+        for table in workflow.tables:
+            if table not in project.tables:
+                yield f"{at}.tables", f"there is no table {table!r}."
+        for other in workflow.after:
+            if other not in project.workflows:
+                yield f"{at}.after", f"there is no workflow {other!r}."
+
+
+def _names(table: Table) -> list[str]:
+    return [column.name for column in table.columns]
+
+
+def _missing_columns(at: str, wanted: Iterable[str], names: list[str]) -> Iterator[Mistake]:
+    for name in wanted:
+        if name not in names:
+            yield at, f"there is no column {name!r} (columns: {', '.join(names)})."
