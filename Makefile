@@ -1,0 +1,57 @@
+# Two commands: `make up` runs the main job, `make test` runs the tests. Both install what they need.
+
+PYTHON  ?= python3
+PROJECT ?= examples/clients
+UV_VERSION := 0.13.9
+
+export UV_PYTHON_DOWNLOADS := never
+UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
+RUN := .venv/bin/
+GRISTMILL := $(RUN)gristmill --project $(PROJECT)
+
+.DEFAULT_GOAL := help
+.PHONY: help install up down test lint format bench clean
+
+help: ## what can be made
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+.uv/bin/uv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; name it as in: make up PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv .uv
+	.uv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+
+.venv/.installed: uv.lock pyproject.toml | $(if $(findstring .uv,$(UV)),.uv/bin/uv)
+	$(UV) sync --locked --all-extras --quiet --compile-bytecode
+	@touch $@
+
+install: .venv/.installed ## what everything else needs, from the lock file
+
+up: install $(if $(findstring examples/clients,$(PROJECT)),examples/clients/.env) ## the main job on this machine: database, load, build, train, serve
+	@$(GRISTMILL) up
+
+down: install ## stop what `make up` started
+	@$(GRISTMILL) down
+
+# The example's own bucket is on Amazon; without one of your own a sample takes its place.
+examples/clients/.env: | .venv/.installed
+	@test -d examples/clients/bucket || $(RUN)gristmill sample examples/clients/bucket
+	@echo 'GRISTMILL_SOURCE=bucket' > $@
+
+test: install ## every test
+	$(RUN)pytest -n 2 --dist loadgroup
+
+lint: install ## style, types, and who may import whom
+	$(RUN)ruff check
+	$(RUN)ruff format --check
+	$(RUN)mypy
+	$(RUN)lint-imports
+
+format: install ## mend what can be mended
+	$(RUN)ruff check --fix
+	$(RUN)ruff format
+
+bench: install ## benchmarks, side by side with what people use instead
+	$(RUN)python -m benchmarks
+
+clean: ## everything that was made, except .gristmill/ folders
+	rm -rf .venv .uv dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
