@@ -7,7 +7,7 @@ null being a text like any other. Rare texts, and in answering unseen ones, coun
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
@@ -24,26 +24,46 @@ if TYPE_CHECKING:
 MOST_CATEGORIES = 30
 """The most texts of a feature that have a column of their own; the rest share one."""
 RARE = 10
-"""Texts seen in fewer training rows share a column: so few say little, and overfit."""
+"""Texts seen in fewer training rows share a column, numbers known in fewer are left out."""
 FURTHEST = 1e6
 """Standardised numbers are cut off here, so that no number, however absurd, makes a NaN."""
 
 
-def make_pipeline(candidate: str, features: Sequence[Feature], *, seed: int) -> Any:
+def make_pipeline(candidate: str, features: Sequence[Feature], rows: Any, *, seed: int) -> Any:
     """An unfitted scikit-learn pipeline with the steps `columns` and `classifier`.
 
-    Raises TrainingError where a project's own candidate cannot be imported or made.
+    `rows` is the frame that it is going to be fitted on: a number that is null in all but a few
+    rows is left out, for it says little and scikit-learn's boosting cannot bin it. Raises
+    TrainingError where nothing else is left, or a project's own candidate cannot be made.
     """
     from sklearn.pipeline import Pipeline
 
     texts = [feature.name for feature in features if feature.type == "text"]
-    numbers = [feature.name for feature in features if feature.type != "text"]
+    numbers = [
+        feature.name
+        for feature in features
+        if feature.type != "text" and rows[feature.name].count() >= RARE
+    ]
+    if not texts and not numbers:
+        raise TrainingError(
+            f"No feature is known in {RARE} of {len(rows):,} training rows: "
+            f"{', '.join(feature.name for feature in features)} are null nearly everywhere. "
+            "Look at what the tables are joined by."
+        )
     if candidate == "gradient_boosting":
         columns, classifier = _columns(numbers, texts, "passthrough"), _boosting(seed)
     else:
         columns = _columns(numbers, texts, _standardised())
         classifier = _logistic(seed) if candidate == "logistic" else _own(candidate)
     return Pipeline([("columns", columns), ("classifier", classifier)])
+
+
+def columns_of(pipeline: Any, kind: Literal["numbers", "texts"]) -> tuple[list[str], Any]:
+    """The features of one kind that a fitted pipeline uses, in order, and what transforms them."""
+    transformers = pipeline.named_steps["columns"].transformers_
+    return next(
+        (list(names), transformer) for name, transformer, names in transformers if name == kind
+    )
 
 
 def frame(inputs: Mapping[str, NDArray[Any]]) -> Any:
@@ -80,7 +100,7 @@ def _standardised() -> Any:
         [
             (
                 "impute",
-                SimpleImputer(strategy="median", add_indicator=True, keep_empty_features=True),
+                SimpleImputer(strategy="median", add_indicator=True),
             ),
             ("scale", StandardScaler()),
             ("cut", FunctionTransformer(np.clip, kw_args=limits)),

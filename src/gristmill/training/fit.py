@@ -105,7 +105,7 @@ def fit(training: Sample, features: tuple[Feature, ...], model: Model) -> Fitted
     best = max(trials, key=lambda trial: sign * trial.result.mean)
     candidate = best.result.candidate
     rows = frame(training.inputs)
-    unfitted = make_pipeline(candidate, features, seed=model.seed)
+    unfitted = make_pipeline(candidate, features, rows, seed=model.seed)
     pipeline = _fitted(candidate, unfitted, rows, training.labels)
     probabilities = _calibrated(_scores(candidate, pipeline, rows), best.calibration)
     return FittedModel(
@@ -122,18 +122,18 @@ def fit(training: Sample, features: tuple[Feature, ...], model: Model) -> Fitted
 
 def _try(candidate: str, training: Sample, features: tuple[Feature, ...], model: Model) -> _Trial:
     """Fit on all folds but one and score that one, for each fold."""
-    from sklearn.base import clone
     from sklearn.model_selection import StratifiedKFold
 
     enough = _rows_to_compare(training.labels)
     labels = training.labels[:enough]
     rows = frame(training.inputs).iloc[:enough]
-    template = make_pipeline(candidate, features, seed=model.seed)
     folds = StratifiedKFold(n_splits=FOLDS, shuffle=True, random_state=model.seed)
     parts = list(folds.split(np.zeros(enough), labels))
     scores = np.empty(enough)
     for fitting, left_out in parts:
-        pipeline = _fitted(candidate, clone(template), rows.iloc[fitting], labels[fitting])
+        seen = rows.iloc[fitting]
+        unfitted = make_pipeline(candidate, features, seen, seed=model.seed)
+        pipeline = _fitted(candidate, unfitted, seen, labels[fitting])
         scores[left_out] = _scores(candidate, pipeline, rows.iloc[left_out])
     calibration = _calibrate(scores, labels) if candidate == "gradient_boosting" else Calibration()
     probabilities = _calibrated(scores, calibration)
