@@ -1,6 +1,6 @@
 """Lays the CDNOW purchases out as a bucket: how the files in data/ were made from source/.
 
-Run it as `python make_bucket.py [FOLDER]`, with nothing but Python; the same rows come out each time.
+Run it as `python make_bucket.py [FOLDER]`, with nothing but Python.
 """
 
 from __future__ import annotations
