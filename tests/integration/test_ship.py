@@ -96,7 +96,7 @@ def test_one_that_the_warehouse_refuses_holds_up_nobody(warehouse, spool):
     with pytest.raises(StatementFailed):
         ship(spool, warehouse)
     assert {row["entity"] for row in _logged(warehouse)} == {str(n) for n in range(10)}
-    assert [spooled.row.entity for spooled in spool.oldest(10)] == ["bad"]
+    assert [json.loads(spooled.record)["entity"] for spooled in spool.oldest(10)] == ["bad"]
     spool.append([_prediction("later")])
     with pytest.raises(StatementFailed):
         ship(spool, warehouse)

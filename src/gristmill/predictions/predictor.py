@@ -115,12 +115,9 @@ class Predictor:
     def _run(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
         """The probabilities for encoded inputs, each of shape (rows, 1); shape (rows,)."""
         rows = len(next(iter(inputs.values())))
-        padding = -rows % LANES
-        if padding:
-            inputs = {
-                name: np.concatenate([column, np.repeat(column[-1:], padding, axis=0)])
-                for name, column in inputs.items()
-            }
+        if rows % LANES:
+            places = np.minimum(np.arange(rows + -rows % LANES), rows - 1)
+            inputs = {name: column.take(places, axis=0) for name, column in inputs.items()}
         found = self._session.run(["probability"], inputs)[0]
         probabilities = cast("NDArray[np.float64]", found).reshape(-1)[:rows]
         if not np.isfinite(probabilities).all():

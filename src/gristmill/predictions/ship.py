@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gristmill.errors import GristmillError, SpoolError, WarehouseError, WarehouseUnreachable
-from gristmill.predictions.spool import Row, adopt_spools, as_row
+from gristmill.predictions.spool import adopt_spools, as_record
 from gristmill.warehouse.queries import load_queries
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Shipping:
 
 def record(warehouse: Warehouse, predictions: Sequence[Prediction]) -> int:
     """Put predictions into the warehouse, all or none; how many were not there yet."""
-    return _insert(warehouse, [as_row(prediction) for prediction in predictions])
+    return _insert(warehouse, [as_record(prediction) for prediction in predictions])
 
 
 def ship(spool: Spool, warehouse: Warehouse, *, until: float = math.inf) -> int:
@@ -78,7 +78,7 @@ def ship(spool: Spool, warehouse: Warehouse, *, until: float = math.inf) -> int:
     while time.monotonic() < until and (waiting := spool.oldest(BATCH)):
         batch = waiting if waiting[0].failures == 0 else waiting[:1]
         try:
-            _insert(warehouse, [spooled.row for spooled in batch])
+            _insert(warehouse, [spooled.record for spooled in batch])
         except WarehouseUnreachable:
             raise
         except WarehouseError:
@@ -94,12 +94,11 @@ def ship(spool: Spool, warehouse: Warehouse, *, until: float = math.inf) -> int:
     return brought
 
 
-def _insert(warehouse: Warehouse, rows: Sequence[Row]) -> int:
-    if not rows:
-        return 0
-    columns = dict(zip(Row._fields, map(list, zip(*rows, strict=True)), strict=True))
+def _insert(warehouse: Warehouse, records: Sequence[str]) -> int:
     with warehouse.transaction() as transaction:
-        return transaction.execute(_queries.insert_predictions, columns)
+        return transaction.execute(
+            _queries.insert_predictions, {"records": f"[{','.join(records)}]"}
+        )
 
 
 class Shipper:

@@ -16,7 +16,7 @@ import threading
 from concurrent.futures import Future
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, NamedTuple
 from uuid import uuid4
@@ -29,64 +29,38 @@ if TYPE_CHECKING:
 
     from gristmill.predictions.prediction import Prediction
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
-
 _SUFFIX = ".spool"
 _LOCK_SUFFIX = ".lock"
 
 _CREATE = """\
-BEGIN IMMEDIATE;
 CREATE TABLE IF NOT EXISTS predictions (
-    place         INTEGER PRIMARY KEY,
-    failures      INTEGER NOT NULL DEFAULT 0,
-    prediction_id TEXT NOT NULL,
-    entity        TEXT NOT NULL,
-    features      TEXT NOT NULL,
-    probability   REAL NOT NULL,
-    label         INTEGER NOT NULL,
-    model_version TEXT NOT NULL,
-    predicted_at  INTEGER NOT NULL,
-    latency_ms    REAL NOT NULL
+    place    INTEGER PRIMARY KEY,
+    failures INTEGER NOT NULL DEFAULT 0,
+    record   TEXT NOT NULL
 );
 CREATE INDEX IF NOT EXISTS predictions_least_failed ON predictions (failures);
-CREATE TABLE IF NOT EXISTS checks (
-    place      INTEGER PRIMARY KEY,
-    checked_at INTEGER NOT NULL
-);
-COMMIT"""
-_INSERT = """\
-INSERT INTO predictions (prediction_id, entity, features, probability, label, model_version,
-                         predicted_at, latency_ms)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?)"""
+CREATE TABLE IF NOT EXISTS checks (place INTEGER PRIMARY KEY, checked_at TEXT NOT NULL)"""
+_INSERT = "INSERT INTO predictions (record) VALUES (?)"
 _OLDEST = """\
-SELECT place, failures, prediction_id, entity, features, probability, label, model_version,
-       predicted_at, latency_ms
+SELECT place, failures, record
 FROM predictions
 WHERE failures = (SELECT min(failures) FROM predictions)
 ORDER BY place
 LIMIT ?"""
 _WAITING = """\
 SELECT (SELECT count(*) FROM predictions),
-       (SELECT predicted_at FROM predictions ORDER BY place LIMIT 1)"""
-_FORGET = "DELETE FROM predictions WHERE place = ?"
-_BLAME = "UPDATE predictions SET failures = failures + 1 WHERE place = ?"
-_CHECK = "INSERT OR REPLACE INTO checks (place, checked_at) VALUES (1, unixepoch() + ?)"
+       (SELECT record FROM predictions ORDER BY place LIMIT 1)"""
+_FORGET = "DELETE FROM predictions WHERE place IN (SELECT value FROM json_each(?))"
+_BLAME = """\
+UPDATE predictions SET failures = failures + 1
+WHERE place IN (SELECT value FROM json_each(?))"""
+_CHECK = "INSERT OR REPLACE INTO checks (place, checked_at) VALUES (1, ?)"
 
+# Made once: json.dumps makes a new one at each call, which takes longer than the encoding.
+_encode = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 
-class Row(NamedTuple):
-    """A prediction as the log holds it: plain values that need no further encoding."""
-
-    prediction_id: str
-    entity: str
-    features: str
-    """JSON."""
-    probability: float
-    label: int
-    model_version: str
-    predicted_at: int
-    """Microseconds since 1970-01-01 UTC."""
-    latency_ms: float
+MOST_TOGETHER = 500
+"""Predictions that one statement writes: one for every waiting request, within reason."""
 
 
 class Spooled(NamedTuple):
@@ -96,7 +70,8 @@ class Spooled(NamedTuple):
     """Where it stands in its spool."""
     failures: int
     """How often the warehouse refused a batch that held it."""
-    row: Row
+    record: str
+    """The prediction as JSON; see `as_record`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,25 +90,30 @@ class Adopted(NamedTuple):
     problem: SpoolError | None
 
 
+Done = Future[None] | asyncio.Future[None]
+
+
 class _Work(NamedTuple):
-    """Statements that one who waits wants on disk."""
+    """A statement with its one parameter, which one who waits wants on disk."""
 
     sql: str
-    parameters: Sequence[tuple[object, ...]]
-    done: Future[None] | asyncio.Future[None]
+    parameter: str
+    done: Done
 
 
-def as_row(prediction: Prediction) -> Row:
-    """A prediction as the log holds it."""
-    return Row(
-        str(prediction.prediction_id),
-        prediction.entity,
-        json.dumps(prediction.features, allow_nan=False, separators=(",", ":")),
-        prediction.probability,
-        prediction.label,
-        prediction.model_version,
-        (prediction.predicted_at - _EPOCH) // _MICROSECOND,
-        prediction.latency_ms,
+def as_record(prediction: Prediction) -> str:
+    """A prediction as the JSON object that the warehouse reads: its columns by name."""
+    return _encode(
+        {
+            "prediction_id": str(prediction.prediction_id),
+            "entity": prediction.entity,
+            "features": prediction.features,
+            "probability": prediction.probability,
+            "label": prediction.label,
+            "model_version": prediction.model_version,
+            "predicted_at": prediction.predicted_at.isoformat(),
+            "latency_ms": prediction.latency_ms,
+        }
     )
 
 
@@ -158,25 +138,31 @@ class Spool:
 
     def append(self, predictions: Sequence[Prediction]) -> None:
         """Put predictions on record; returns once they are on disk."""
-        self._run(_INSERT, [as_row(prediction) for prediction in predictions])
+        written: list[Future[None]] = []
+        for prediction in predictions:
+            done: Future[None] = Future()
+            self._submit(_Work(_INSERT, as_record(prediction), done))
+            written.append(done)
+        for done in written:
+            done.result()
 
     async def append_soon(self, prediction: Prediction) -> None:
         """The same for one, without holding up the event loop."""
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._submit(_Work(_INSERT, [as_row(prediction)], done))
+        self._submit(_Work(_INSERT, as_record(prediction), done))
         await done
 
     async def check(self) -> None:
         """Return once a write has gone through to the disk."""
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._submit(_Work(_CHECK, [(0,)], done))
+        self._submit(_Work(_CHECK, datetime.now(UTC).isoformat(), done))
         await done
 
     def oldest(self, count: int) -> list[Spooled]:
         """Up to so many waiting predictions: those that failed least, oldest first."""
         with self._reading() as connection:
             found = connection.execute(_OLDEST, (count,)).fetchall()
-        return [Spooled(place, failures, Row(*row)) for place, failures, *row in found]
+        return [Spooled(*row) for row in found]
 
     def waiting(self) -> Waiting:
         """How many predictions wait, and for how long."""
@@ -184,16 +170,16 @@ class Spool:
             count, oldest = connection.execute(_WAITING).fetchone()
         if not count:
             return Waiting(count=0, oldest_seconds=0.0)
-        age = datetime.now(UTC) - (_EPOCH + oldest * _MICROSECOND)
+        age = datetime.now(UTC) - datetime.fromisoformat(json.loads(oldest)["predicted_at"])
         return Waiting(count=count, oldest_seconds=max(age.total_seconds(), 0.0))
 
     def forget(self, spooled: Sequence[Spooled]) -> None:
         """Drop what has been shipped; returns once that is on disk."""
-        self._run(_FORGET, [(each.place,) for each in spooled])
+        self._run(_FORGET, spooled)
 
     def blame(self, spooled: Sequence[Spooled]) -> None:
         """Note that the warehouse refused these, so that others go before them."""
-        self._run(_BLAME, [(each.place,) for each in spooled])
+        self._run(_BLAME, spooled)
 
     def close(self) -> None:
         """Finish what was begun and let the spool go; an empty one is removed."""
@@ -206,9 +192,9 @@ class Spool:
         finally:
             os.close(self._lock)
 
-    def _run(self, sql: str, parameters: Sequence[tuple[object, ...]]) -> None:
+    def _run(self, sql: str, spooled: Sequence[Spooled]) -> None:
         done: Future[None] = Future()
-        self._submit(_Work(sql, parameters, done))
+        self._submit(_Work(sql, json.dumps([each.place for each in spooled]), done))
         done.result()
 
     def _submit(self, work: _Work) -> None:
@@ -217,7 +203,7 @@ class Spool:
         self._queue.put(work)
 
     def _write(self, opened: Future[None]) -> None:
-        """The writing thread: takes all that waits, commits it at once, tells who waited."""
+        """The writing thread: takes all that waits, writes it at once, tells who waited."""
         try:
             connection = _connect(self.path)
         except (sqlite3.Error, OSError) as error:
@@ -226,7 +212,26 @@ class Spool:
         opened.set_result(None)
         with closing(connection):
             while batch := _next_batch(self._queue):
-                _settle(batch, _commit(connection, batch, self.path))
+                self._execute(connection, [work for work in batch if work.sql is _INSERT])
+                for work in batch:
+                    if work.sql is not _INSERT:
+                        self._execute(connection, [work])
+
+    def _execute(self, connection: sqlite3.Connection, works: Sequence[_Work]) -> None:
+        """Insertions as one statement, or one other: one commit, and all who waited are told.
+
+        Several statements would each give the interpreter away and wait for it again, which under
+        load costs more than the disk.
+        """
+        if not works:
+            return
+        sql = works[0].sql + ", (?)" * (len(works) - 1)
+        error = None
+        try:
+            connection.execute(sql, [work.parameter for work in works])
+        except (sqlite3.Error, ValueError, OverflowError) as caught:
+            error = _unwritable(self.path, caught)
+        _settle([work.done for work in works], error)
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
@@ -316,10 +321,12 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 def _next_batch(queue: SimpleQueue[_Work | None]) -> list[_Work]:
     """All that waits, once something does; empty once the spool is closed."""
-    batch = []
+    batch: list[_Work] = []
     work = queue.get()
     while work is not None:
         batch.append(work)
+        if len(batch) == MOST_TOGETHER:
+            return batch
         try:
             work = queue.get_nowait()
         except Empty:
@@ -329,32 +336,14 @@ def _next_batch(queue: SimpleQueue[_Work | None]) -> list[_Work]:
     return batch
 
 
-def _commit(
-    connection: sqlite3.Connection, batch: Sequence[_Work], path: Path
-) -> SpoolError | None:
-    """Do a batch in one transaction; the error, where none of it is on disk."""
-    try:
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            for work in batch:
-                connection.executemany(work.sql, work.parameters)
-            connection.execute("COMMIT")
-        finally:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-    except (sqlite3.Error, ValueError, OverflowError) as error:
-        return _unwritable(path, error)
-    return None
-
-
-def _settle(batch: Sequence[_Work], error: SpoolError | None) -> None:
-    """Tell all who waited for a batch; those of an event loop by one call into it."""
+def _settle(waiting: Sequence[Done], error: SpoolError | None) -> None:
+    """Tell all who waited for a statement; those of an event loop by one call into it."""
     awaited: list[asyncio.Future[None]] = []
-    for work in batch:
-        if isinstance(work.done, Future):
-            _tell(work.done, error)
+    for done in waiting:
+        if isinstance(done, Future):
+            _tell(done, error)
         else:
-            awaited.append(work.done)
+            awaited.append(done)
     if awaited:
         # A loop that is closed has nobody left to tell.
         with suppress(RuntimeError):
@@ -367,7 +356,7 @@ def _tell_all(awaited: Sequence[asyncio.Future[None]], error: SpoolError | None)
             _tell(done, error)
 
 
-def _tell(done: Future[None] | asyncio.Future[None], error: SpoolError | None) -> None:
+def _tell(done: Done, error: SpoolError | None) -> None:
     if error is None:
         done.set_result(None)
     else:

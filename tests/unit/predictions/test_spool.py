@@ -1,6 +1,7 @@
 """What the spool confirms is on disk; a dead owner's spool is found, a living one's left alone."""
 
 import asyncio
+import json
 import math
 import signal
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 
 from gristmill.errors import SpoolError
 from gristmill.predictions.prediction import Prediction, new_prediction_id
-from gristmill.predictions.spool import _connect, adopt_spools, as_row, open_spool
+from gristmill.predictions.spool import _connect, adopt_spools, as_record, open_spool
 
 
 def _prediction(entity="150000", **changes):
@@ -31,6 +32,10 @@ def _prediction(entity="150000", **changes):
     return Prediction(**given | changes)
 
 
+def _entity(spooled):
+    return json.loads(spooled.record)["entity"]
+
+
 @pytest.fixture
 def spool(tmp_path):
     spool = open_spool(tmp_path / "spool")
@@ -43,20 +48,23 @@ def test_rows_come_back_exactly_and_in_order(spool):
     spool.append(predictions[:2])
     spool.append(predictions[2:])
     waiting = spool.oldest(100)
-    assert [spooled.row for spooled in waiting] == [as_row(each) for each in predictions]
-    assert waiting[0].row.predicted_at == 1_793_534_400_123_456
+    assert [spooled.record for spooled in waiting] == [as_record(each) for each in predictions]
+    first = json.loads(waiting[0].record)
+    assert first["features"] == predictions[0].features
+    assert first["probability"] == 1 / 3
+    assert datetime.fromisoformat(first["predicted_at"]) == predictions[0].predicted_at
     assert spool.oldest(2) == waiting[:2]
     spool.forget(waiting[:3])
-    assert [spooled.row.entity for spooled in spool.oldest(100)] == ["3", "4"]
+    assert [_entity(spooled) for spooled in spool.oldest(100)] == ["3", "4"]
     assert spool.waiting().count == 2
 
 
 def test_what_was_refused_goes_last(spool):
     spool.append([_prediction(str(number)) for number in range(3)])
     spool.blame(spool.oldest(1))
-    assert [spooled.row.entity for spooled in spool.oldest(100)] == ["1", "2"]
+    assert [_entity(spooled) for spooled in spool.oldest(100)] == ["1", "2"]
     spool.forget(spool.oldest(100))
-    assert [(spooled.row.entity, spooled.failures) for spooled in spool.oldest(100)] == [("0", 1)]
+    assert [(_entity(spooled), spooled.failures) for spooled in spool.oldest(100)] == [("0", 1)]
 
 
 def test_an_empty_spool(spool):
@@ -82,7 +90,7 @@ def test_many_threads_share_a_spool(spool):
         thread.start()
     for thread in threads:
         thread.join()
-    assert {spooled.row.entity for spooled in spool.oldest(100)} == {str(n) for n in range(20)}
+    assert {_entity(spooled) for spooled in spool.oldest(100)} == {str(n) for n in range(20)}
 
 
 def test_only_its_owner_may_look_into_the_folder(spool):
@@ -126,10 +134,12 @@ def test_a_killed_process_s_spool_is_adopted_with_all_it_confirmed(tmp_path):
     adopted = adopt_spools(tmp_path)
     assert (len(adopted.spools), adopted.problem) == (1, None)
     assert adopt_spools(tmp_path).spools == []
-    found = [spooled.row.prediction_id for spooled in adopted.spools[0].oldest(100_000)]
+    found = [
+        json.loads(spooled.record)["prediction_id"] for spooled in adopted.spools[0].oldest(100_000)
+    ]
     assert set(confirmed) <= set(found)
     assert len(set(found)) == len(found) <= len(confirmed) + 1
-    adopted.spools[0].forget(adopted.spools[0].oldest(100_000))
+    adopted.spools[0].forget(waiting)
     adopted.spools[0].close()
     assert list(tmp_path.iterdir()) == []
 
@@ -192,7 +202,7 @@ def test_a_commit_waits_for_the_disk(tmp_path):
 
 def test_features_that_json_has_no_number_for_are_refused():
     with pytest.raises(ValueError, match="JSON"):
-        as_row(_prediction(features={"scd_a": math.nan}))
+        as_record(_prediction(features={"scd_a": math.nan}))
 
 
 def _child(folder, body):
