@@ -170,7 +170,7 @@ def openapi(bundle: Bundle) -> dict[str, Any]:
         "info": {
             "title": manifest.project,
             "version": manifest.version,
-            "description": f"Predicts {manifest.label} for a {entity}. Every answer is on record "
+            "description": f"Predicts {manifest.label} for each {entity}. Every answer is on record "
             "before it is given.",
         },
         "paths": {

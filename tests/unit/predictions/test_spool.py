@@ -134,9 +134,8 @@ def test_a_killed_process_s_spool_is_adopted_with_all_it_confirmed(tmp_path):
     adopted = adopt_spools(tmp_path)
     assert (len(adopted.spools), adopted.problem) == (1, None)
     assert adopt_spools(tmp_path).spools == []
-    found = [
-        json.loads(spooled.record)["prediction_id"] for spooled in adopted.spools[0].oldest(100_000)
-    ]
+    waiting = adopted.spools[0].oldest(100_000)
+    found = [json.loads(spooled.record)["prediction_id"] for spooled in waiting]
     assert set(confirmed) <= set(found)
     assert len(set(found)) == len(found) <= len(confirmed) + 1
     adopted.spools[0].forget(waiting)
