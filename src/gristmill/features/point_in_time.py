@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gristmill.project.check import join_column
+from gristmill.project.features import AS_OF
 from gristmill.warehouse.sql import SQL, Composed, Identifier, Literal
 
 if TYPE_CHECKING:
@@ -19,50 +20,50 @@ if TYPE_CHECKING:
     from gristmill.project.features import ColumnReference, Features
     from gristmill.project.project import Project
 
-AS_OF = "as_of"
-"""The training set's column that holds the moment of each row."""
-
 
 def feature_store(
     features: Features, project: Project, pinned: Mapping[str, Source], now: datetime
 ) -> Composed:
     """One row per entity: entity, features as of now, and the label where it is known."""
-    entities = _entities(features, pinned, moment=Literal(now), labelled=False)
-    return _joined(features, project, pinned, entities, with_moment=False)
+    entities = SQL("SELECT {entity} AS entity, {now} AS moment FROM ({rows}) AS entities").format(
+        entity=Identifier(features.entity.column),
+        now=Literal(now),
+        rows=pinned[features.entity.table].rows,
+    )
+    return _joined(features, project, pinned, entities, moments=[])
 
 
 def training_set(
-    features: Features, project: Project, pinned: Mapping[str, Source], now: datetime
-) -> Composed:
-    """One row per label: entity, features as of the label's moment (or now), label, the moment."""
-    as_of = SQL("labels.{}").format(Identifier(features.as_of.column)) if features.as_of else None
-    entities = _entities(features, pinned, moment=as_of or Literal(now), labelled=True)
-    return _joined(features, project, pinned, entities, with_moment=as_of is not None)
-
-
-def _entities(
     features: Features,
+    label: ColumnReference,
+    as_of: ColumnReference,
+    project: Project,
     pinned: Mapping[str, Source],
-    *,
-    moment: Composed | Literal,
-    labelled: bool,
 ) -> Composed:
-    """Who gets a row, and the moment that counts for it."""
-    entity = Identifier(features.entity.column)
-    if labelled and features.label:
-        return SQL(
-            "SELECT labels.{entity} AS entity, {moment} AS moment FROM ({labels}) AS labels "
-            "WHERE labels.{label} IS NOT NULL AND labels.{entity} IN "
-            "(SELECT {entity} FROM ({entities}) AS entities)"
-        ).format(
-            entity=entity,
-            moment=moment,
-            labels=pinned[features.label.table].rows,
-            label=Identifier(features.label.column),
-            entities=pinned[features.entity.table].rows,
-        )
-    return SQL("SELECT {entity} AS entity, {moment} AS moment FROM ({rows}) AS entities").format(
-        entity=entity, moment=moment, rows=pinned[features.entity.table].rows
+    """One row per label: entity, features as of the label's moment, the label, the moment."""
+    entities = SQL(
+        "SELECT labels.{entity} AS entity, labels.{as_of} AS moment FROM ({labels}) AS labels "
+        "WHERE labels.{label} IS NOT NULL "
+        "AND labels.{entity} IN (SELECT {key} FROM ({entities}) AS entities)"
+    ).format(
+        entity=Identifier(join_column(label.table, features, project) or features.entity.column),
+        as_of=Identifier(as_of.column),
+        labels=pinned[label.table].rows,
+        label=Identifier(label.column),
+        key=Identifier(features.entity.column),
+        entities=pinned[features.entity.table].rows,
+    )
+    moment = SQL("entities.moment AS {}").format(Identifier(AS_OF))
+    return _joined(features, project, pinned, entities, moments=[moment])
+
+
+def labelled_features(features: Features, label: ColumnReference, store: Source) -> Composed:
+    """One row per label without a moment of its own: the feature store's rows that have one."""
+    columns = [features.entity.column, *(one.column for one in features.features), label.column]
+    return SQL("SELECT {columns} FROM ({rows}) AS store WHERE {label} IS NOT NULL").format(
+        columns=SQL(", ").join(Identifier(column) for column in columns),
+        rows=store.rows,
+        label=Identifier(label.column),
     )
 
 
@@ -72,49 +73,53 @@ def _joined(
     pinned: Mapping[str, Source],
     entities: Composed,
     *,
-    with_moment: bool,
+    moments: list[Composed],
 ) -> Composed:
+    """Who gets a row (entity, moment), with the features that were valid then."""
     wanted = [*features.features, *([features.label] if features.label else [])]
     used = tuple(dict.fromkeys(reference.table for reference in wanted))
     aliases = {table: f"source_{number}" for number, table in enumerate(used)}
     columns = [SQL("entities.entity AS {}").format(Identifier(features.entity.column))]
     columns += [_column(reference, aliases) for reference in wanted]
-    if with_moment:
-        columns.append(SQL("entities.moment AS {}").format(Identifier(AS_OF)))
-    joins = [_join(table, alias, features, project, pinned) for table, alias in aliases.items()]
-    return SQL(
-        "WITH entities AS MATERIALIZED ({entities}) SELECT {columns} FROM entities {joins}"
-    ).format(entities=entities, columns=SQL(", ").join(columns), joins=SQL(" ").join(joins))
+    joins = [
+        SQL("LEFT JOIN ({valid}) AS {alias} ON {alias}._entity = entities.entity").format(
+            valid=_valid(table, features, project, pinned, entities), alias=Identifier(alias)
+        )
+        for table, alias in aliases.items()
+    ]
+    return SQL("SELECT {columns} FROM ({entities}) AS entities {joins}").format(
+        columns=SQL(", ").join([*columns, *moments]),
+        entities=entities,
+        joins=SQL(" ").join(joins),
+    )
 
 
 def _column(reference: ColumnReference, aliases: Mapping[str, str]) -> Composed:
     return SQL("{}.{}").format(Identifier(aliases[reference.table]), Identifier(reference.column))
 
 
-def _join(
+def _valid(
     table: str,
-    alias: str,
     features: Features,
     project: Project,
     pinned: Mapping[str, Source],
+    entities: Composed,
 ) -> Composed:
+    """At most one row of a source for each entity, `_entity` beside its columns."""
     column = Identifier(join_column(table, features, project) or features.entity.column)
     declared = project.tables.get(table) or project.derived[table]
     if not declared.valid:
-        return SQL("LEFT JOIN ({rows}) AS {alias} ON {alias}.{column} = entities.entity").format(
-            rows=pinned[table].rows, alias=Identifier(alias), column=column
+        return SQL("SELECT {column} AS _entity, rows.* FROM ({rows}) AS rows").format(
+            column=column, rows=pinned[table].rows
         )
     return SQL(
-        "LEFT JOIN (SELECT history.{column} AS entity, max(history.{valid_from}) AS valid_from "
-        "FROM entities JOIN ({rows}) AS history ON history.{column} = entities.entity "
-        "AND history.{valid_from} <= entities.moment GROUP BY history.{column}) AS {latest} "
-        "ON {latest}.entity = entities.entity "
-        "LEFT JOIN ({rows}) AS {alias} ON {alias}.{column} = {latest}.entity "
-        "AND {alias}.{valid_from} = {latest}.valid_from"
+        "SELECT DISTINCT ON (moments.entity) moments.entity AS _entity, history.* "
+        "FROM ({entities}) AS moments JOIN ({rows}) AS history "
+        "ON history.{column} = moments.entity AND history.{valid_from} <= moments.moment "
+        "ORDER BY moments.entity, history.{valid_from} DESC"
     ).format(
+        entities=entities,
         rows=pinned[table].rows,
-        alias=Identifier(alias),
-        latest=Identifier(f"latest_{alias}"),
         column=column,
         valid_from=Identifier(declared.valid[0]),
     )

@@ -5,6 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+TRAINING_SET = "training_set"
+"""The name under which people query the training set."""
+AS_OF = "as_of"
+"""The training set's column that holds the moment of each row."""
+
 FeatureType = Literal["integer", "number", "text", "date", "timestamp", "boolean"]
 
 

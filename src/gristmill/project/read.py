@@ -5,9 +5,10 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
+from datetime import date
 from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from gristmill.errors import ProjectError
 from gristmill.project.check import check_project
@@ -25,12 +26,21 @@ from gristmill.project.table import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 DEFAULT_FILE = "gristmill.toml"
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,47}$")]
 Dotted = Annotated[str, Field(pattern=r"^[^.]+\.[^.]+$")]
+
+
+def _written(value: object) -> object:
+    """A date or time that TOML knows as one, as the text that the other values are."""
+    return value.isoformat() if isinstance(value, date) else value
+
+
+Value = Annotated[Scalar, BeforeValidator(_written)]
 
 
 class _Section(BaseModel):
@@ -44,9 +54,9 @@ class _ProjectSection(_Section):
 
 class _ColumnSection(_Section):
     type: str
-    allowed: list[Scalar] = Field(default=[], alias="in")
-    min: Scalar | None = None
-    max: Scalar | None = None
+    allowed: list[Value] = Field(default=[], alias="in")
+    min: Value | None = None
+    max: Value | None = None
     matches: str | None = None
 
 
@@ -137,7 +147,7 @@ def read_project(path: Path, *, source: str | None = None) -> Project:
     if path.is_dir():
         path = path / DEFAULT_FILE
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise ProjectError(
             f"There is no project file {path}. Name one with --project, "
@@ -321,19 +331,57 @@ def _reference(dotted: str) -> ColumnReference:
     return ColumnReference(table=table, column=column)
 
 
+_EXPECTED = {
+    "string_type": "a text",
+    "int_type": "an integer",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "dict_type": "a section",
+    "model_type": "a section",
+}
+
+
 def _all_problems(file: str, content: dict[str, object], error: ValidationError) -> str:
-    """Pydantic's errors, a line each, in our words."""
-    lines = []
+    """Pydantic's errors in our words: a line for each key that is wrong."""
+    if not content:
+        return f"{file}: the file is empty."
+    expected: dict[str, list[str]] = {}
+    problems: dict[str, str] = {}
+    unknown = []
     for problem in error.errors(include_url=False):
-        location = [
-            str(part) for part in problem["loc"] if part not in ("str", "_ColumnSection", "[key]")
-        ]
+        kind = problem["type"]
+        location = _location(problem["loc"], content)
+        if kind == "missing":
+            location.append(str(problem["loc"][-1]))
         key = ".".join(location)
-        line = f"{file}: {key}: {_problem(problem['type'], problem['msg'], location, problem)}"
-        if line not in lines:
-            lines.append(line)
-    unknown = [line for line in lines if "unknown key" in line]
-    return "\n".join(unknown or lines) if content else f"{file}: the file is empty."
+        if kind in _EXPECTED:
+            expected.setdefault(key, []).append(_EXPECTED[kind])
+        else:
+            problems[key] = _problem(kind, problem["msg"], location, problem)
+        if kind == "extra_forbidden":
+            unknown.append(key)
+    for key, kinds in expected.items():
+        problems.setdefault(key, f"it has to be {' or '.join(dict.fromkeys(kinds))}.")
+    # What a section lacks may be what an unknown key was meant to be; and where something inside
+    # a section is wrong, it was meant to be a section.
+    wrong = unknown or [
+        key for key in problems if not any(other.startswith(f"{key}.") for other in problems)
+    ]
+    return "\n".join(f"{file}: {key}: {problems[key]}" for key in wrong)
+
+
+def _location(parts: Sequence[int | str], content: object) -> list[str]:
+    """Where in the file a problem is: Pydantic's path without the branches that it tried."""
+    location = []
+    for part in parts:
+        if isinstance(content, dict) and part in content:
+            content = content[part]
+            location.append(str(part))
+        elif isinstance(content, list) and isinstance(part, int) and part < len(content):
+            content = content[part]
+            location.append(str(part + 1))
+    return location
 
 
 def _problem(kind: str, message: str, location: list[str], problem: object) -> str:
@@ -346,7 +394,8 @@ def _problem(kind: str, message: str, location: list[str], problem: object) -> s
         return 'write it as "table.column".'
     if kind == "string_pattern_mismatch":
         return "a name is letters, digits and _, begins with no digit and has at most 48 of them."
-    return f"{message[0].lower()}{message[1:]}."
+    text = message.replace("Input should", "it should")
+    return f"{text[0].lower()}{text[1:]}."
 
 
 def _keys_beside(location: list[str]) -> list[str]:

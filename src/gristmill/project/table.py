@@ -60,6 +60,7 @@ class Dialect:
 
 
 _PERIOD_FORMATS = {"day": "%Y-%m-%d", "month": "%Y-%m", "year": "%Y"}
+_NAME_LENGTHS = {"day": 10, "month": 7, "year": 4}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +72,7 @@ class Period:
 
     def name(self, moment: date) -> str:
         """The period that holds a day: `2020-01` where every file covers a month."""
-        return moment.strftime(_PERIOD_FORMATS[self.every])
+        return moment.isoformat()[: _NAME_LENGTHS[self.every]]
 
     def parse(self, text: str) -> str:
         """A period as a person writes it (`2020-01`, or any day in it) as its name; ValueError."""
@@ -99,7 +100,7 @@ class Period:
 
 
 _PLACEHOLDER = re.compile(r"\{period:([^}]*)\}")
-_DIRECTIVES = {"%Y": r"\d{4}", "%m": r"\d{2}", "%d": r"\d{2}"}
+_DIRECTIVES = {"%Y": "[0-9]{4}", "%m": "[0-9]{2}", "%d": "[0-9]{2}"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,11 +137,13 @@ class Table:
         match = _path_pattern(self.path).fullmatch(path)
         if match is None:
             return None
-        template = "".join(_PLACEHOLDER.findall(self.path))
+        year, month, day = (int(match.groupdict().get(part) or 1) for part in "Ymd")
         try:
-            return self.period.name(datetime.strptime("".join(match.groups()), template).date())
-        except ValueError:
+            period = self.period.name(date(year, month, day))
+            self.period.bounds(period)
+        except (ValueError, OverflowError):
             return None
+        return period
 
 
 def path_problem(path: str, period: Period | None) -> str | None:
@@ -162,12 +165,16 @@ def path_problem(path: str, period: Period | None) -> str | None:
 
 
 def _path_pattern(path: str) -> re.Pattern[str]:
-    """The paths of a family, each placeholder a group."""
-    parts = _PLACEHOLDER.split(path)
+    """The paths of a family: year, month and day are groups, and alike wherever they recur."""
     pattern = ""
-    for index, part in enumerate(parts):
-        if index % 2 == 0:
-            pattern += re.escape(part)
-        else:
-            pattern += "(" + re.sub(r"%.", lambda found: _DIRECTIVES[found[0]], part) + ")"
+    seen: set[str] = set()
+    for index, part in enumerate(_PLACEHOLDER.split(path)):
+        for text in re.split("(%[Ymd])", part) if index % 2 else [part]:
+            if index % 2 == 0 or text not in _DIRECTIVES:
+                pattern += re.escape(text)
+            elif text in seen:
+                pattern += f"(?P={text[1]})"
+            else:
+                pattern += f"(?P<{text[1]}>{_DIRECTIVES[text]})"
+                seen.add(text)
     return re.compile(pattern)
