@@ -5,6 +5,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
@@ -21,19 +22,34 @@ TEMPLATE = "migrated"
 _numbers = itertools.count(1)
 
 
+@contextmanager
+def _passable() -> Iterator[Path]:
+    # Not under pytest's folder, which root closes to the user that root's server runs as.
+    folder = Path(tempfile.mkdtemp(prefix="gristmill-tests-", dir="/tmp"))
+    folder.chmod(0o711 if os.geteuid() == 0 else 0o700)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+@pytest.fixture
+def passable() -> Iterator[Path]:
+    """A folder that every user of the machine can pass through, where root made it."""
+    with _passable() as folder:
+        yield folder
+
+
 @pytest.fixture(scope="session")
 def warehouse_home() -> Iterator[Path]:
     """The home of a running server whose database `migrated` has Gristmill's tables."""
-    # Not under pytest's folder, which root closes to the user that root's server runs as.
-    root = Path(tempfile.mkdtemp(prefix="gristmill-tests-", dir="/tmp"))
-    root.chmod(0o711 if os.geteuid() == 0 else 0o700)
-    home = root / ".gristmill"
-    try:
-        migrate(embedded.start(home, database=TEMPLATE, owner=OWNER))
-        yield home
-    finally:
-        embedded.stop(home)
-        shutil.rmtree(root)
+    with _passable() as folder:
+        home = folder / ".gristmill"
+        try:
+            migrate(embedded.start(home, database=TEMPLATE, owner=OWNER))
+            yield home
+        finally:
+            embedded.stop(home)
 
 
 @pytest.fixture

@@ -196,7 +196,9 @@ def _settled(place: Place) -> Server | None:
             for pid in alive:
                 _kill(pid)
         elif not alive and _is_free(place.lock):
-            (place.data / "postmaster.pid").unlink(missing_ok=True)
+            # PostgreSQL would believe these where their pid is another program's, or a zombie's.
+            for trace in [place.data / "postmaster.pid", *place.socket.glob(".s.PGSQL.*")]:
+                trace.unlink(missing_ok=True)
             return None
         if time.monotonic() > deadline:
             raise EmbeddedServerError(
