@@ -101,7 +101,8 @@ CREATE TABLE gristmill.promotions (
     version     text NOT NULL REFERENCES gristmill.model_versions,
     promoted_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     by          text NOT NULL,
-    why         text NOT NULL
+    why         text NOT NULL,
+    rolled_back boolean NOT NULL DEFAULT false -- whether it takes the promotion before it back
 );
 
 CREATE TABLE gristmill.predictions (
