@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gristmill.errors import BuildError, StatementFailed
 from gristmill.features.sources import queries
@@ -92,6 +92,11 @@ def current_builds(transaction: Transaction, name: str) -> dict[str, CurrentBuil
     """What is built under a name, by period."""
     rows = transaction.rows(queries.current, {"name": name})
     return {row["period"]: CurrentBuild(**row) for row in rows}
+
+
+def loads_of(transaction: Transaction, build: int) -> list[dict[str, Any]]:
+    """Every load that a build was made of: load, table_name, period, file, etag."""
+    return transaction.rows(queries.lineage, {"build": build})
 
 
 def make(transaction: Transaction, recipe: Recipe) -> Built:

@@ -51,3 +51,15 @@ JOIN pg_rewrite ON pg_rewrite.oid = pg_depend.objid
 JOIN pg_class AS dependent ON dependent.oid = pg_rewrite.ev_class
 WHERE pg_depend.refobjid = to_regclass(%(relation)s) AND dependent.oid <> pg_depend.refobjid
 ORDER BY name;
+
+-- name: lineage
+-- Every load that a build was made of, through the builds it read.
+WITH RECURSIVE used AS (
+    SELECT build, loads, builds FROM gristmill.builds WHERE build = %(build)s
+    UNION
+    SELECT source.build, source.loads, source.builds
+    FROM used JOIN gristmill.builds AS source ON source.build = ANY (used.builds)
+)
+SELECT DISTINCT loads.load, loads.table_name, loads.period, loads.file, loads.etag
+FROM used JOIN gristmill.loads ON loads.load = ANY (used.loads)
+ORDER BY loads.load;

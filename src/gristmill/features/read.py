@@ -10,9 +10,8 @@ import pyarrow.csv as arrow_csv
 
 from gristmill.errors import BuildError, EntityNotFound
 from gristmill.features import builds
-from gristmill.features.build import TRAINING_SET
 from gristmill.features.sources import queries
-from gristmill.project.features import Feature
+from gristmill.project.features import TRAINING_SET, Feature
 from gristmill.project.table import ALL
 from gristmill.warehouse.sql import SQL, Composed, Identifier
 
@@ -129,6 +128,20 @@ def latest(features: Features, warehouse: Warehouse, entity: object) -> LatestFe
             f"{features.entity.table} as of {build.as_of:%Y-%m-%d %H:%M} UTC."
         )
     return LatestFeatures(features=row, as_of=build.as_of)
+
+
+def any_entity(features: Features, warehouse: Warehouse) -> object:
+    """The key of one entity of the feature store, the same every time: for an example."""
+    with warehouse.transaction() as transaction:
+        build = _current(transaction, features.table)
+        return transaction.value(
+            SQL("SELECT {key} FROM builds.{table} WHERE _build = {build} ORDER BY {key} LIMIT 1")
+            .format(
+                key=Identifier(features.entity.column),
+                table=Identifier(features.table),
+                build=build.build,
+            )
+        )  # fmt: skip
 
 
 def all_latest(features: Features, warehouse: Warehouse) -> pa.Table:

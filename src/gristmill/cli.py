@@ -1,0 +1,379 @@
+"""One command per step. It parses, calls and prints; it computes nothing."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from gristmill import __version__
+from gristmill.bucket.sample import write_sample
+from gristmill.console import terminal
+from gristmill.errors import GristmillError
+from gristmill.flow import steps
+from gristmill.flow.champion import (
+    export_champion,
+    list_versions,
+    serve_champion,
+)
+from gristmill.flow.champion import (
+    predict as predict_entities,
+)
+from gristmill.flow.check import check as check_everything
+from gristmill.flow.context import Context, home_of, open_context
+from gristmill.flow.show import rejects as recorded_rejects
+from gristmill.flow.show import show as show_rows
+from gristmill.flow.status import status as project_status
+from gristmill.flow.up import down as stop_everything
+from gristmill.flow.up import up as run_everything
+from gristmill.loading.tables import Span
+from gristmill.project.read import DEFAULT_FILE, read_project
+from gristmill.settings import Settings, read_amazon_settings, read_settings
+from gristmill.warehouse.connect import connection_url, psql_command
+
+if TYPE_CHECKING:
+    from gristmill.project.project import Project
+
+app = typer.Typer(
+    help="Gristmill turns the files in a bucket into a prediction service you can trust.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class Labels(StrEnum):
+    """What the labels of a sample are."""
+
+    signal = "signal"
+    random = "random"
+
+
+@dataclass(kw_only=True)
+class _Options:
+    """The options before the command."""
+
+    project: Path = Path(DEFAULT_FILE)
+    debug: bool = False
+
+
+OPTIONS = _Options()
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.callback()
+def options(
+    project: Annotated[
+        Path, typer.Option(help="The project file, or its folder.", metavar="PATH")
+    ] = Path(DEFAULT_FILE),
+    *,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Keep what stands before the command."""
+    OPTIONS.project, OPTIONS.debug = project, debug
+    if version:
+        terminal.print_line(f"gristmill {__version__}")
+        raise typer.Exit
+
+
+def _folder() -> Path:
+    return OPTIONS.project if OPTIONS.project.is_dir() else OPTIONS.project.parent
+
+
+def _project() -> tuple[Project, Settings]:
+    settings = read_settings(_folder())
+    return read_project(OPTIONS.project, source=settings.source), settings
+
+
+def _open() -> Context:
+    """The project, with its database running and up to date."""
+    project, settings = _project()
+    url = settings.database_url
+    return open_context(
+        project,
+        home=settings.home,
+        database_url=url.get_secret_value() if url else None,
+        database_port=settings.database_port,
+        aws=read_amazon_settings(_folder()).as_mapping(),
+    )
+
+
+@app.command()
+def sample(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that is new or empty.")],
+    *,
+    customers: Annotated[int, typer.Option(min=1, help="How many clients.")] = 100_000,
+    months: Annotated[int, typer.Option(min=1, help="How many months of sales.")] = 24,
+    labels: Annotated[Labels, typer.Option(help="A planted signal, or coins.")] = Labels.signal,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same files.")] = 42,
+) -> None:
+    """Write a sample bucket of the clients project."""
+    written = write_sample(
+        folder, customers=customers, months=months, labels=labels.value, seed=seed
+    )
+    rows = ", ".join(f"{table} {count:,}" for table, count in written.rows.items())
+    terminal.print_line(f"{written.folder}: {rows}")
+    terminal.print_line(
+        f"{written.base_rate:.1%} of the labels are 1; "
+        f"no model can reach an AUC above {written.attainable_auc:.3f} but by luck."
+    )
+
+
+@app.command()
+def check(*, as_json: Json = False) -> None:
+    """Read the project, reach the bucket and the database, say what is wrong."""
+    found = list(check_everything(_open()))
+    if as_json:
+        terminal.print_json(found)
+    for one in found if not as_json else []:
+        terminal.print_line(f"{one.level:8}{one.subject}: {one.message}")
+    if any(one.level == "wrong" for one in found):
+        raise typer.Exit(1)
+
+
+@app.command()
+def load(
+    tables: Annotated[list[str] | None, typer.Argument(metavar="TABLE")] = None,
+    *,
+    period: Annotated[str | None, typer.Option(help="Only this period: 2020-01.")] = None,
+    first: Annotated[str | None, typer.Option("--from", help="From this period on.")] = None,
+    last: Annotated[str | None, typer.Option("--to", help="Up to this period.")] = None,
+    again: Annotated[bool, typer.Option("--again", help="Also what is unchanged.")] = False,
+) -> None:
+    """Load what is new or changed; skip the rest."""
+    if period and (first or last):
+        raise typer.BadParameter("--period stands alone, without --from and --to.")
+    span = Span(period=period, first=first, last=last)
+    with terminal.reporting() as report:
+        steps.load(_open(), report, tables or (), span=span, again=again)
+
+
+@app.command()
+def build(names: Annotated[list[str] | None, typer.Argument(metavar="NAME")] = None) -> None:
+    """Build derived tables, the feature store and the training set where they are stale."""
+    with terminal.reporting() as report:
+        steps.build(_open(), report, names or ())
+
+
+@app.command()
+def train() -> None:
+    """Train, judge, register; promote if the verdict says so."""
+    with terminal.reporting() as report:
+        steps.train(_open(), report)
+
+
+@app.command()
+def run() -> None:
+    """Load, build, and train where the training set changed."""
+    with terminal.reporting() as report:
+        steps.run(_open(), report)
+
+
+@app.command()
+def up(
+    *,
+    host: Annotated[str | None, typer.Option(help="The address of the API.")] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Its port.")] = None,
+) -> None:
+    """Do the main job on this machine: database, load, build, train, serve."""
+    _, settings = _project()
+    with terminal.reporting() as report:
+        context = _open()
+        answered = run_everything(
+            context, report, project_file=OPTIONS.project,
+            host=host or settings.host, port=port or settings.port,
+        )  # fmt: skip
+    terminal.print_table(["", "seconds"], [[name, took] for name, took in report.seconds])
+    for line in answered:
+        terminal.print_line(line)
+
+
+@app.command()
+def down() -> None:
+    """Stop what was started: the API and the embedded database."""
+    settings = read_settings(_folder())
+    stopped = stop_everything(home_of(_folder().resolve(), settings.home))
+    terminal.print_line(f"Stopped: {', '.join(stopped)}." if stopped else "Nothing was running.")
+
+
+@app.command()
+def status(*, as_json: Json = False) -> None:
+    """Show table × period, builds and the champion."""
+    found = project_status(_open())
+    if as_json:
+        terminal.print_json(found)
+        return
+    columns = ["table", "period", "state", "rows", "rejected", "load", "loaded_at"]
+    rows = [[getattr(one, column) for column in columns] for one in found.periods]
+    terminal.print_table(columns, rows)
+    columns = ["name", "periods", "rows", "built_at"]
+    rows = [[getattr(one, column) for column in columns] for one in found.builds]
+    terminal.print_table(columns, rows, title="\nbuilds")
+    terminal.print_line(f"\nchampion: {found.champion or 'none yet'}")
+    for problem in found.problems:
+        terminal.print_error(problem)
+
+
+@app.command()
+def show(
+    name: str,
+    *,
+    limit: Annotated[int, typer.Option(min=1, help="At most that many rows.")] = 10_000,
+    as_json: Json = False,
+) -> None:
+    """Print a derived table, built first where it is stale."""
+    context = _open()
+    with terminal.reporting(quiet=True) as report:
+        columns, rows = show_rows(context, report, name, limit=limit)
+    if as_json:
+        terminal.print_json([dict(zip(columns, row, strict=True)) for row in rows])
+    else:
+        terminal.print_table(columns, rows)
+
+
+@app.command()
+def rejects(
+    table: Annotated[str | None, typer.Argument()] = None, *, as_json: Json = False
+) -> None:
+    """Show the rows that were refused, and why."""
+    found = recorded_rejects(_open(), table)
+    if as_json:
+        terminal.print_json(found)
+        return
+    columns = ["table_name", "period", "file", "line", "rule", "reason", "raw"]
+    terminal.print_table(columns, terminal.as_rows(found, columns))
+    if not found:
+        terminal.print_line("No rows were refused.")
+
+
+@app.command(name="models")
+def list_models(
+    version: Annotated[str | None, typer.Argument(metavar="N")] = None, *, as_json: Json = False
+) -> None:
+    """List the model versions and who was champion when, or show one version."""
+    context = _open()
+    if version:
+        terminal.print_json(context.registry.version(version))
+        return
+    found = list_versions(context)
+    if as_json:
+        terminal.print_json(found)
+        return
+    columns = ["version", "candidate", "roc_auc", "verdict", "champion", "registered_at", "why"]
+    terminal.print_table(columns, terminal.as_rows(found, columns))
+
+
+@app.command()
+def promote(
+    version: Annotated[str, typer.Argument(metavar="N")],
+    *,
+    force: Annotated[bool, typer.Option("--force", help="Against the verdict.")] = False,
+    why: Annotated[str, typer.Option(help="The reason, for the record.")] = "by hand",
+) -> None:
+    """Make a version the champion."""
+    context, settings = _open(), read_settings(_folder())
+    steps.promote(context, version, by=settings.user, why=why, force=force)
+    terminal.print_line(f"Version {version} is the champion.")
+
+
+@app.command()
+def rollback(*, why: Annotated[str, typer.Option(help="The reason.")] = "by hand") -> None:
+    """Make the champion before this one the champion again."""
+    context, settings = _open(), read_settings(_folder())
+    version = context.registry.rollback(by=settings.user, why=why)
+    terminal.print_line(f"Version {version.version} is the champion again.")
+
+
+@app.command()
+def bundle(folder: Annotated[Path, typer.Argument(metavar="DIR")]) -> None:
+    """Write the champion to a folder, ready to move to another machine."""
+    version = export_champion(_open(), folder)
+    terminal.print_line(f"Version {version} is in {folder}.")
+
+
+@app.command()
+def serve(
+    *,
+    host: Annotated[str | None, typer.Option(help="The address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="The port.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="How many processes answer.")] = 1,
+) -> None:
+    """Answer over HTTP with the champion's bundle, until stopped."""
+    _, settings = _project()
+    serve_champion(_open(), host=host or settings.host, port=port or settings.port, workers=workers)
+
+
+@app.command()
+def predict(
+    entities: Annotated[list[str], typer.Argument(metavar="ENTITY")], *, as_json: Json = False
+) -> None:
+    """Answer for entities of the feature store; the answers are logged."""
+    found = predict_entities(_open(), entities)
+    if as_json:
+        terminal.print_json(found)
+        return
+    columns = ["entity", "label", "probability", "model_version", "prediction_id"]
+    terminal.print_table(columns, [[getattr(one, column) for column in columns] for one in found])
+
+
+@app.command()
+def mlflow(
+    *,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="The port.")] = 5000,
+) -> None:
+    """Show the tracking server's pages on this machine, until stopped."""
+    _replace_by(*_open().registry.user_interface(port=port))
+
+
+@app.command()
+def connect(user: Annotated[str | None, typer.Argument()] = None) -> None:
+    """Print a connection string of the database, password included."""
+    context = _open()
+    terminal.print_line(connection_url(context.warehouse, context.home.credentials, user))
+
+
+@app.command(context_settings={"ignore_unknown_options": True})
+def psql(
+    user: Annotated[str | None, typer.Argument()] = None,
+    arguments: Annotated[list[str] | None, typer.Argument(metavar="[-- ARGS]")] = None,
+) -> None:
+    """Open a SQL shell on the database as a user; what stands after -- goes to psql."""
+    context = _open()
+    command = psql_command(context.warehouse, context.home.credentials, user, arguments or ())
+    _replace_by(list(command.arguments), command.environment)
+
+
+def _replace_by(arguments: list[str], environment: Any) -> NoReturn:
+    """Become another program, which takes over the terminal and its signals."""
+    sys.stdout.flush()
+    os.execvpe(arguments[0], arguments, {**os.environ, **environment})  # noqa: S606
+
+
+def main() -> None:
+    """The command `gristmill`: exit 0 done, 1 refused or failed, 2 wrong usage."""
+    try:
+        app()
+    except GristmillError as error:
+        if OPTIONS.debug:
+            raise
+        terminal.print_error(f"gristmill: {error}")
+        sys.exit(1)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:  # no traceback reaches a user
+        if OPTIONS.debug:
+            raise
+        terminal.print_error(
+            f"gristmill: an error of its own: {type(error).__name__}: {error}\n"
+            "Run it again with --debug, as in `gristmill --debug load`, and report what it prints."
+        )
+        sys.exit(1)

@@ -1,0 +1,109 @@
+"""The champion at work, and the versions beside it."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from gristmill.errors import BuildError
+from gristmill.features.read import latest
+from gristmill.predictions.prediction import (
+    Prediction,
+    entity_key_from_text,
+    json_value,
+    new_prediction_id,
+)
+from gristmill.predictions.predictor import load_predictor
+from gristmill.predictions.ship import record
+from gristmill.registry.bundle import copy_bundle, read_bundle
+from gristmill.serving.entry import Deployment, serve
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from gristmill.flow.context import Context
+    from gristmill.registry.bundle import Bundle
+
+
+def champion_bundle(context: Context) -> Bundle:
+    """The champion's bundle, verified. Raises NoChampion, BundleError."""
+    return read_bundle(context.registry.require_champion().bundle)
+
+
+def export_champion(context: Context, folder: Path) -> str:
+    """Copy the champion's bundle to a folder that does not exist yet; the version it is."""
+    return copy_bundle(context.registry.require_champion().bundle, folder).manifest.version
+
+
+def serve_champion(context: Context, *, host: str, port: int, workers: int) -> None:
+    """Answer over HTTP with the champion's bundle, until stopped.
+
+    Raises NoChampion, BundleError, PortTaken before anything is answered.
+    """
+    serve(
+        Deployment(
+            bundle=context.registry.require_champion().bundle,
+            spool=context.home.spool,
+            database_url=context.warehouse.url,
+        ),
+        host=host,
+        port=port,
+        workers=workers,
+    )
+
+
+def list_versions(context: Context) -> list[dict[str, Any]]:
+    """Every version, the newest first, with when it was champion and why."""
+    versions, promotions = context.registry.versions(), context.registry.promotions()
+    champion = context.registry.champion()
+    return [
+        {
+            "version": version.version,
+            "candidate": version.candidate,
+            "roc_auc": version.evaluation["roc_auc"]["value"],
+            "verdict": version.verdict,
+            "champion": "now"
+            if champion and champion.version == version.version
+            else "before"
+            if any(promotion.version == version.version for promotion in promotions)
+            else "never",
+            "registered_at": version.registered_at,
+            "why": version.reasons[-1],
+        }
+        for version in reversed(versions)
+    ]
+
+
+def predict(context: Context, entities: Sequence[str]) -> list[Prediction]:
+    """Answer for entities by their features in the feature store, and put the answers on record.
+
+    Raises NoChampion, InvalidFeatures, EntityNotFound; then none of them is answered.
+    """
+    features = context.project.features
+    if features is None:
+        raise BuildError("The project declares no [features], so there is nothing to predict from.")
+    bundle = champion_bundle(context)
+    predictor = load_predictor(bundle)
+    made = []
+    for text in entities:
+        started = time.monotonic()
+        key = entity_key_from_text(text, bundle.manifest.entity)
+        found = latest(features, context.warehouse, key).features
+        values = {name: json_value(value) for name, value in found.items()}
+        answer = predictor.answer(values)
+        made.append(
+            Prediction(
+                prediction_id=new_prediction_id(),
+                entity=str(key),
+                features=values,
+                probability=answer.probability,
+                label=answer.label,
+                model_version=bundle.manifest.version,
+                predicted_at=datetime.now(UTC),
+                latency_ms=(time.monotonic() - started) * 1000,
+            )
+        )
+    record(context.warehouse, made)
+    return made

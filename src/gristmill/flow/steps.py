@@ -1,0 +1,203 @@
+"""The order of things: load, build, train, promote. Each step is safe to call twice, even at once.
+
+What has been done is known from the ledger, never from who calls.
+"""
+
+from __future__ import annotations
+
+from graphlib import TopologicalSorter
+from typing import TYPE_CHECKING
+
+from gristmill.errors import BuildError, LoadError
+from gristmill.features.build import TRAINING_SET, build_feature_store, build_training_set
+from gristmill.features.derive import build_derived
+from gristmill.flow.runs import recorded
+from gristmill.flow.train import train_version, trained_already
+from gristmill.loading import ledger
+from gristmill.loading.tables import Span, find_files, in_order, load_pending, pending_files
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from gristmill.features.builds import Built
+    from gristmill.flow.context import Context
+    from gristmill.flow.report import Report
+    from gristmill.loading.load import Loaded
+    from gristmill.project.project import Project
+    from gristmill.project.table import Table
+    from gristmill.registry.version import ModelVersion
+
+EVERY_PERIOD = Span()
+
+
+def load(
+    context: Context,
+    report: Report,
+    names: Sequence[str] = (),
+    *,
+    span: Span = EVERY_PERIOD,
+    again: bool = False,
+) -> list[Loaded]:
+    """Load what is new or changed of the tables named (all, if none), references first.
+
+    Raises LoadError for every file that was refused, once the others are in.
+    """
+    with recorded(context.warehouse, " ".join(["load", *names])):
+        done: list[Loaded] = []
+        failures = []
+        for table in _tables_to_load(context, names, span):
+            try:
+                done += _load_table(context, report, table, span=span, again=again)
+            except LoadError as error:
+                failures.append(str(error))
+        if failures:
+            raise LoadError("\n".join(failures))
+        return done
+
+
+def _tables_to_load(context: Context, names: Sequence[str], span: Span) -> list[Table]:
+    project = context.project
+    unknown = [name for name in names if name not in project.tables]
+    if unknown:
+        raise LoadError(
+            f"There is no table {unknown[0]!r}; the project has {', '.join(project.tables)}."
+        )
+    asked = names or [
+        name for name, table in project.tables.items() if table.period or span.is_open
+    ]
+    with context.warehouse.transaction() as transaction:
+        loaded = [
+            name
+            for name, table in project.tables.items()
+            if ledger.current_loads(transaction, table)
+        ]
+    return in_order(project, asked, loaded)
+
+
+def _load_table(
+    context: Context, report: Report, table: Table, *, span: Span, again: bool
+) -> list[Loaded]:
+    files = find_files(table, context.bucket)
+    pending = pending_files(table, span.choose(table, files), context.warehouse, again=again)
+    if not pending:
+        report.done(f"{table.name}: unchanged")
+        return []
+    done: list[Loaded] = []
+    report.begin(f"loading {table.name}", sum(one.item.size for one in pending))
+    load_pending(
+        table,
+        pending,
+        files,
+        context.bucket,
+        context.warehouse,
+        again=again,
+        progress=report.advance,
+        report=done.append,
+    )
+    report.done(_loaded_line(table, done))
+    return done
+
+
+def _loaded_line(table: Table, done: list[Loaded]) -> str:
+    rows, rejected = sum(one.rows for one in done), sum(one.rejected for one in done)
+    parts = [f"{rows:,} rows"]
+    if table.period:
+        parts.append(f"{len(done)} periods")
+    if rejected:
+        parts.append(f"{rejected:,} rejected (`gristmill rejects {table.name}`)")
+    extra = sorted({column for one in done for column in one.extra_columns})
+    if extra:
+        parts.append(f"left out: {', '.join(extra)}")
+    return f"{table.name}: loaded {', '.join(parts)}"
+
+
+def build(context: Context, report: Report, names: Sequence[str] = ()) -> list[Built]:
+    """Build what is new or stale: derived tables, then the feature store and the training set.
+
+    Raises BuildError.
+    """
+    with recorded(context.warehouse, " ".join(["build", *names])):
+        project, warehouse = context.project, context.warehouse
+        wanted = _names_to_build(project, names)
+        now = context.now()
+        done: list[Built] = []
+        for name in wanted:
+            report.begin(f"building {name}", 0)
+            if name in project.derived:
+                made = build_derived(
+                    project.derived[name],
+                    project,
+                    warehouse,
+                    now=now,
+                    report=lambda _: report.advance(1),
+                )
+            else:
+                assert project.features is not None  # only then are these names wanted
+                maker = build_training_set if name == TRAINING_SET else build_feature_store
+                one = maker(project, project.features, warehouse, now=now)
+                made = [one] if one else []
+            report.done(_built_line(name, made))
+            done += made
+        return done
+
+
+def _names_to_build(project: Project, names: Sequence[str]) -> list[str]:
+    """What is to be built in the order in which it can be, with what it reads."""
+    features = project.features
+    reads: dict[str, Iterable[str]] = {
+        name: [source for source in derived.sources if source in project.derived]
+        for name, derived in project.derived.items()
+    }
+    if features:
+        sources = [source for source in features.sources if source in project.derived]
+        reads[features.table] = sources
+        reads |= {TRAINING_SET: [*sources, features.table]} if features.label else {}
+    unknown = [name for name in names if name not in reads]
+    if unknown:
+        raise BuildError(f"{unknown[0]!r} is nothing that is built; there are {', '.join(reads)}.")
+    wanted = set(names) or set(reads)
+    order = list(TopologicalSorter(reads).static_order())
+    for name in reversed(order):
+        if name in wanted:
+            wanted |= set(reads[name])
+    return [name for name in order if name in wanted]
+
+
+def _built_line(name: str, made: list[Built]) -> str:
+    if not made:
+        return f"{name}: unchanged"
+    periods = f", {len(made)} periods" if len(made) > 1 else ""
+    return f"{name}: built {sum(one.rows for one in made):,} rows{periods}"
+
+
+def train(context: Context, report: Report) -> ModelVersion:
+    """Train and judge a version, and promote it if the verdict says so.
+
+    A verdict is a result, whatever it says. Raises BuildError, TrainingError, RegistryError.
+    """
+    with recorded(context.warehouse, "train"):
+        version = train_version(context, report)
+        if version.verdict == "promote":
+            promote(context, version.version, by="gate", why=version.reasons[-1])
+            report.done(f"version {version.version} is the champion")
+        return version
+
+
+def promote(
+    context: Context, version: str, *, by: str, why: str, force: bool = False
+) -> ModelVersion:
+    """Make a version the champion; against the gate's verdict only by force."""
+    return context.registry.promote(version, by=by, why=why, force=force)
+
+
+def run(context: Context, report: Report) -> None:
+    """Load, build, and train where the training set or the declared model changed."""
+    load(context, report)
+    build(context, report)
+    if context.project.model is None:
+        return
+    trained = trained_already(context)
+    if trained is None:
+        train(context, report)
+    else:
+        report.done(f"model: unchanged, version {trained.version} ({trained.verdict})")

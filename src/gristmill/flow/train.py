@@ -1,0 +1,204 @@
+"""The training step: a training set becomes a judged model version."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from gristmill import __version__
+from gristmill.errors import TrainingError
+from gristmill.features import builds
+from gristmill.features.read import entity_type, training_set
+from gristmill.predictions.predictor import answer_samples, load_predictor, sample_inputs
+from gristmill.project.features import TRAINING_SET
+from gristmill.project.table import ALL
+from gristmill.registry.bundle import Entity, Manifest, read_bundle, write_bundle
+from gristmill.registry.reference import reference_table
+from gristmill.training.evaluate import evaluate
+from gristmill.training.export import export
+from gristmill.training.fit import fit
+from gristmill.training.gate import Rival, Verdict, judge
+from gristmill.training.split import split
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from gristmill.features.read import TrainingSet
+    from gristmill.flow.context import Context
+    from gristmill.flow.report import Report
+    from gristmill.project.features import Features
+    from gristmill.project.model import Model
+    from gristmill.registry.bundle import Bundle
+    from gristmill.registry.version import ModelVersion
+    from gristmill.training.evaluate import Evaluation
+    from gristmill.training.fit import FittedModel
+    from gristmill.training.split import Sample, Split
+
+
+def train_version(context: Context, report: Report) -> ModelVersion:
+    """Fit the candidates, judge the best on the holdout, and put it on record as a version.
+
+    Raises BuildError without a training set, TrainingError where nothing can be learned from it.
+    """
+    features, model = _declared(context)
+    known = training_set(features, context.warehouse)
+    report.begin("training", 0)
+    parts = split(known, salt=context.project.name, share=model.holdout)
+    fitted = fit(parts.training, known.features, model)
+    scores = fitted.probabilities(parts.holdout.inputs)
+    evaluation = evaluate(parts.holdout.labels, scores, threshold=fitted.threshold)
+    report.done(f"training: {fitted.candidate}, AUC {evaluation.roc_auc.value:.3f} on the holdout")
+    report.begin("judging and registering", 0)
+    verdict = _judged(context, model, parts.holdout, evaluation, scores)
+    exported = export(fitted, parts.training)
+    lineage = _lineage(context, known, model)
+
+    def write(folder: Path, version: str) -> Bundle:
+        manifest = _manifest(context, features, known, fitted, evaluation, verdict, lineage)
+        return write_bundle(
+            folder,
+            manifest=replace(manifest, version=version),
+            graph=exported.graph,
+            samples=answer_samples(
+                graph=exported.graph,
+                features=known.features,
+                threshold=fitted.threshold,
+                rows=sample_inputs(parts.training.table, known.features),
+            ),
+            reference=reference_table(parts.training.table, known.features),
+        )
+
+    version = context.registry.register(
+        fitted,
+        evaluation,
+        verdict,
+        build=known.build,
+        lineage=lineage,
+        parity=exported.parity,
+        code_version=__version__,
+        log=_log(known, parts, fitted, evaluation, verdict),
+        write_bundle=write,
+    )
+    report.done(f"version {version.version}: {verdict.decision}")
+    for reason in verdict.reasons:
+        report.done(f"  {reason}")
+    return version
+
+
+def trained_already(context: Context) -> ModelVersion | None:
+    """The newest version, where it was trained on the current training set as now declared."""
+    _, model = _declared(context)
+    versions = context.registry.versions()
+    if not versions:
+        return None
+    with context.warehouse.transaction() as transaction:
+        current = builds.current_builds(transaction, TRAINING_SET).get(ALL)
+    newest = versions[-1]
+    same = current and newest.build == current.build
+    return newest if same and newest.lineage.get("model") == _digest(model) else None
+
+
+def _declared(context: Context) -> tuple[Features, Model]:
+    features, model = context.project.features, context.project.model
+    if features is None or model is None:
+        raise TrainingError("The project declares no [model], so there is nothing to train.")
+    return features, model
+
+
+def _digest(model: Model) -> str:
+    text = json.dumps([asdict(model), __version__], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _judged(
+    context: Context, model: Model, holdout: Sample, evaluation: Evaluation, scores: Any
+) -> Verdict:
+    """The gate's verdict against chance, and against the champion on the same entities."""
+    champion = context.registry.champion()
+    rival, obstacle = None, ""
+    if champion:
+        bundle = read_bundle(champion.bundle)
+        needed = [feature.name for feature in bundle.manifest.features]
+        missing = [name for name in needed if name not in holdout.table.column_names]
+        if missing:
+            obstacle = (
+                f"The champion, version {champion.version}, cannot be compared: it needs "
+                f"{', '.join(missing)}, which the training set no longer has. Promote by hand."
+            )
+        else:
+            scored = load_predictor(bundle).probabilities(holdout.table)
+            rival = Rival(version=champion.version, scores=scored)
+    verdict = judge(
+        evaluation,
+        labels=holdout.labels,
+        scores=scores,
+        champion=rival,
+        no_signal=model.gate.no_signal,
+    )
+    if obstacle and verdict.decision == "promote":
+        return replace(verdict, decision="cannot tell", reasons=(verdict.reasons[0], obstacle))
+    return verdict
+
+
+def _lineage(context: Context, known: TrainingSet, model: Model) -> dict[str, Any]:
+    with context.warehouse.transaction() as transaction:
+        loads = builds.loads_of(transaction, known.build)
+    return {"build": known.build, "loads": loads, "model": _digest(model), "seed": model.seed}
+
+
+def _manifest(
+    context: Context,
+    features: Features,
+    known: TrainingSet,
+    fitted: FittedModel,
+    evaluation: Evaluation,
+    verdict: Verdict,
+    lineage: dict[str, Any],
+) -> Manifest:
+    return Manifest(
+        project=context.project.name,
+        version="",
+        created_at=datetime.now(UTC),
+        entity=Entity(name=known.entity, type=entity_type(features, context.warehouse)),
+        features=known.features,
+        label=known.label,
+        threshold=fitted.threshold,
+        candidate=fitted.candidate,
+        metrics=evaluation.to_dict(),
+        no_signal=verdict.no_signal,
+        verdict=asdict(verdict),
+        lineage={**lineage, "code_version": __version__},
+        feature_store=features.table,
+    )
+
+
+def _log(
+    known: TrainingSet,
+    parts: Split,
+    fitted: FittedModel,
+    evaluation: Evaluation,
+    verdict: Verdict,
+) -> str:
+    """What the tracking server shows beside the run."""
+    lines = [
+        f"training set: build {known.build}, {known.table.num_rows:,} rows",
+    ]
+    lines += [
+        f"{name}: {len(part.labels):,} rows, {part.positives:,} positive"
+        for name, part in (("training part", parts.training), ("holdout", parts.holdout))
+    ]
+    lines += [
+        f"cross-validation: {result.candidate}: {result.mean:.4f} ± {result.deviation:.4f}"
+        for result in fitted.results
+    ]
+    lines += [
+        f"chosen: {fitted.candidate}, threshold {fitted.threshold:.6f}",
+        f"holdout AUC: {evaluation.roc_auc.value:.4f} "
+        f"({evaluation.roc_auc.low:.4f} to {evaluation.roc_auc.high:.4f})",
+        f"verdict: {verdict.decision}",
+        *verdict.reasons,
+    ]
+    return "\n".join(lines) + "\n"
