@@ -191,7 +191,7 @@ def up(
             context, report, project_file=OPTIONS.project,
             host=host or settings.host, port=port or settings.port,
         )  # fmt: skip
-    terminal.print_table(["", "seconds"], [[name, took] for name, took in report.seconds])
+    terminal.print_table(["", "seconds"], [[name, round(took, 1)] for name, took in report.seconds])
     for line in answered:
         terminal.print_line(line)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
@@ -17,7 +18,9 @@ from rich.text import Text
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-OUT = Console(soft_wrap=True, highlight=False)
+UNBOUNDED = 100_000
+"""Columns of an output that is no terminal: nothing is folded there."""
+OUT = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else UNBOUNDED)
 ERRORS = Console(stderr=True, soft_wrap=True, highlight=False)
 
 
@@ -100,7 +103,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title:
         table.add_column(column, justify="right" if right else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(shown(value)) for value in row))
-    OUT.print(table, soft_wrap=not OUT.is_terminal)
+    OUT.print(table, soft_wrap=False)
 
 
 def shown(value: object) -> str:
@@ -112,7 +115,7 @@ def shown(value: object) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return f"{value:,.4f}".rstrip("0").rstrip(".") if abs(value) >= 1 else f"{value:.4g}"
     if isinstance(value, datetime):
         return f"{value:%Y-%m-%d %H:%M}"
     return str(value)
