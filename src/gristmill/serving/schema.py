@@ -12,11 +12,14 @@ from uuid import UUID
 
 import msgspec
 
+from gristmill.errors import ServingError
 from gristmill.features.encode import LARGEST_INTEGER
 from gristmill.predictions.prediction import LARGEST_KEY
 from gristmill.serving import problems
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from gristmill.registry.bundle import Bundle, Manifest
 
 _TEXT = msgspec.Meta(pattern=r"^[^\x00]*$")
@@ -127,8 +130,16 @@ def model_card(bundle: Bundle) -> ModelCard:
     )
 
 
-def request_type(manifest: Manifest) -> type[msgspec.Struct]:
-    """The body of `POST /predict`: the entity's key by its own name, and every feature."""
+def request_schemas(manifest: Manifest) -> dict[str, Any]:
+    """The JSON Schemas of `POST /predict`: the entity's key by its own name, and every feature.
+
+    Raises ServingError where the key's name leaves no room for the features.
+    """
+    if manifest.entity.name == "features":
+        raise ServingError(
+            "The entity's key is called 'features', as the features themselves are in a request. "
+            "Rename its column."
+        )
     names = {f"feature_{place}": each.name for place, each in enumerate(manifest.features)}
     features = msgspec.defstruct(
         "Features",
@@ -136,15 +147,28 @@ def request_type(manifest: Manifest) -> type[msgspec.Struct]:
             (field, _FEATURE_TYPES[feature.type] | None)
             for field, feature in zip(names, manifest.features, strict=True)
         ],
-        rename=names,
         forbid_unknown_fields=True,
     )
-    return msgspec.defstruct(
+    request = msgspec.defstruct(
         "PredictRequest",
         [("entity", _key_type(manifest)), ("features", features)],
-        rename={"entity": manifest.entity.name},
         forbid_unknown_fields=True,
     )
+    schemas = _schemas([request])
+    _rename(schemas["Features"], names)
+    _rename(schemas["PredictRequest"], {"entity": manifest.entity.name})
+    return schemas
+
+
+def _rename(schema: dict[str, Any], names: Mapping[str, str]) -> None:
+    """Give properties their real names, which may hold what a Python field cannot."""
+    properties = schema["properties"]
+    schema["properties"] = {names.get(name, name): value for name, value in properties.items()}
+    schema["required"] = [names.get(name, name) for name in schema["required"]]
+
+
+def _schemas(types: Sequence[type[msgspec.Struct]]) -> dict[str, Any]:
+    return msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")[1]
 
 
 def _key_type(manifest: Manifest) -> Any:
@@ -159,28 +183,34 @@ def _key_type(manifest: Manifest) -> Any:
 def openapi(bundle: Bundle) -> dict[str, Any]:
     """The OpenAPI 3.1 document of a bundle's service."""
     manifest = bundle.manifest
-    request = request_type(manifest)
-    types = [request, Answer, StoredAnswer, Health, Readiness, ModelCard, problems.Problem]
-    _, components = msgspec.json.schema_components(
-        types, ref_template="#/components/schemas/{name}"
-    )
+    answers: list[type[msgspec.Struct]] = [
+        Answer,
+        StoredAnswer,
+        Health,
+        Readiness,
+        ModelCard,
+        problems.Problem,
+    ]
+    components = request_schemas(manifest) | _schemas(answers)
     entity = manifest.entity.name
     return {
         "openapi": "3.1.0",
         "info": {
             "title": manifest.project,
             "version": manifest.version,
-            "description": f"Predicts {manifest.label} for each {entity}. Every answer is on record "
-            "before it is given.",
+            "description": f"Predicts {manifest.label} for each {entity}. "
+            "Every answer is on record before it is given.",
         },
         "paths": {
             "/predict": {"post": _post_predict(bundle)},
             f"/predict/{{{entity}}}": {"get": _get_predict(components, entity)},
-            "/model": {"get": _get("model", "Which model answers", ModelCard)},
+            "/model": {"get": _operation("model", "Which model answers", ModelCard)},
             "/ready": {
-                "get": _get("ready", "Can predictions be given?", Readiness, "record-unavailable")
+                "get": _operation(
+                    "ready", "Can predictions be given?", Readiness, "record-unavailable"
+                )
             },
-            "/health": {"get": _get("health", "Is the process alive?", Health)},
+            "/health": {"get": _operation("health", "Is the process alive?", Health)},
         },
         "components": {"schemas": components},
         "x-problems": [
@@ -242,8 +272,8 @@ def _get_predict(components: dict[str, Any], entity: str) -> dict[str, Any]:
     return operation
 
 
-def _get(name: str, summary: str, answer: type[msgspec.Struct], *kinds: str) -> dict[str, Any]:
-    return _operation(name, summary, answer, *kinds)
+def _get_ready() -> dict[str, Any]:
+    return _operation("ready", "Can predictions be given?", Readiness, "record-unavailable")
 
 
 def _operation(
