@@ -26,7 +26,8 @@ from jsonschema import Draft202012Validator
 from gristmill.errors import BundleError, PortTaken, ServingError
 from gristmill.predictions.spool import adopt_spools
 from gristmill.serving.api import LARGEST_BODY
-from gristmill.serving.entry import Deployment, build, listen, serve
+from gristmill.serving.entry import build
+from gristmill.serving.server import Deployment, listen, serve
 
 MISSION = {"idx": 150000, "features": {"attr_a": 1, "attr_b": "c", "scd_a": 0.55, "scd_b": 3}}
 
@@ -398,7 +399,7 @@ def test_a_feature_store_that_was_never_built(warehouse, bundle_folder, tmp_path
 PROGRAM = """
 import sys
 from pathlib import Path
-from gristmill.serving.entry import Deployment, serve
+from gristmill.serving.server import Deployment, serve
 
 if __name__ == "__main__":
     bundle, spool, port, workers, url = sys.argv[1:]
@@ -554,3 +555,12 @@ def test_a_deployment_does_not_show_its_secret(tmp_path):
         bundle=tmp_path, spool=tmp_path, database_url="postgresql://a:secret@host/x"
     )
     assert "secret" not in repr(deployment)
+
+
+def test_the_command_line_does_not_load_the_web_framework():
+    program = (
+        "import sys, gristmill.serving.server\n"
+        "print({'uvicorn', 'starlette', 'msgspec', 'onnxruntime'} & set(sys.modules))"
+    )
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (found.stdout.strip(), found.returncode) == ("set()", 0)

@@ -17,7 +17,7 @@ from gristmill.predictions.prediction import (
 from gristmill.predictions.predictor import load_predictor
 from gristmill.predictions.ship import record
 from gristmill.registry.bundle import copy_bundle, read_bundle
-from gristmill.serving.entry import Deployment, serve
+from gristmill.serving.server import Deployment, serve
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

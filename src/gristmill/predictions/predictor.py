@@ -6,6 +6,7 @@ answer otherwise.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -34,6 +35,14 @@ CHUNK = 1 << 16
 
 TOLERANCE = 1e-12
 """How far a sample's answer may be off: processors differ in the last bits of an exponential."""
+
+
+def _padded(rows: int) -> NDArray[np.intp]:
+    """The places of so many rows, the last one repeated up to a multiple of LANES."""
+    return np.minimum(np.arange(rows + -rows % LANES), rows - 1)
+
+
+_PADDED_ROW = _padded(1)
 
 
 class Answer(NamedTuple):
@@ -96,17 +105,21 @@ class Predictor:
             return []
         for row in rows:
             self._names.check(row)
-        probabilities = self._run(encode_values(rows, self.features))
+        probabilities: list[float] = self._run(encode_values(rows, self.features)).tolist()
+        if not all(map(math.isfinite, probabilities)):
+            raise _not_finite()
         return [
-            Answer(probability, int(probability >= self.threshold))
-            for probability in probabilities.tolist()
+            Answer(probability, int(probability >= self.threshold)) for probability in probabilities
         ]
 
     def probabilities(self, table: pa.Table) -> NDArray[np.float64]:
         """The probability for each row of a table that holds the features' columns."""
         chunks = (table.slice(start, CHUNK) for start in range(0, table.num_rows, CHUNK))
         found = [self._run(encode_table(chunk, self.features)) for chunk in chunks]
-        return np.concatenate(found) if found else np.empty(0)
+        probabilities = np.concatenate(found) if found else np.empty(0)
+        if not np.isfinite(probabilities).all():
+            raise _not_finite()
+        return probabilities
 
     def labels(self, probabilities: NDArray[np.float64]) -> NDArray[np.int64]:
         """The label for each probability: 1 from the threshold on."""
@@ -116,13 +129,10 @@ class Predictor:
         """The probabilities for encoded inputs, each of shape (rows, 1); shape (rows,)."""
         rows = len(next(iter(inputs.values())))
         if rows % LANES:
-            places = np.minimum(np.arange(rows + -rows % LANES), rows - 1)
+            places = _PADDED_ROW if rows == 1 else _padded(rows)
             inputs = {name: column.take(places, axis=0) for name, column in inputs.items()}
         found = self._session.run(["probability"], inputs)[0]
-        probabilities = cast("NDArray[np.float64]", found).reshape(-1)[:rows]
-        if not np.isfinite(probabilities).all():
-            raise PredictionError("The model computes no finite probability for these features.")
-        return probabilities
+        return cast("NDArray[np.float64]", found).reshape(-1)[:rows]
 
 
 def load_predictor(bundle: Bundle) -> Predictor:
@@ -172,11 +182,21 @@ def sample_inputs(
     return [*rows, {feature.name: None for feature in features}]
 
 
+def _not_finite() -> PredictionError:
+    return PredictionError("The model computes no finite probability for these features.")
+
+
 # Loading
 
 
 def _open_session(graph: bytes) -> Any:
-    import onnxruntime
+    try:
+        import onnxruntime
+    except ModuleNotFoundError as error:
+        raise PredictionError(
+            "Answering needs the package onnxruntime. Install Gristmill with its extra: "
+            "pip install 'gristmill[serve]'."
+        ) from error
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
