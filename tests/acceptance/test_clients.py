@@ -25,16 +25,16 @@ def read(file: Path) -> list[Row]:
 
 
 @pytest.fixture(scope="module")
-def bucket(install: Callable, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("clients") / "bucket"
-    size = ("--customers", str(CUSTOMERS), "--months", str(MONTHS))
-    install("clients").run("sample", str(folder), *size)
-    return folder
+def bucket(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bucket of the installation, written by it."""
+    return tmp_path_factory.mktemp("clients") / "bucket"
 
 
 @pytest.fixture(scope="module")
 def installation(install: Callable, bucket: Path):
     installation = install("clients", source=bucket)
+    size = ("--customers", str(CUSTOMERS), "--months", str(MONTHS))
+    installation.run("sample", str(bucket), *size)
     installation.run("run")
     return installation
 
