@@ -125,9 +125,14 @@ class Tracking:
         """
         with _translated():
             self._connected()
-        arguments = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
-        environment = {"MLFLOW_BACKEND_STORE_URI": self._url, "MLFLOW_DISABLE_TELEMETRY": "true"}
-        return [*arguments, "--port", str(port)], environment
+        # One worker, and no jobs of MLflow's own: each is a process that imports all of it.
+        server = [sys.executable, "-m", "mlflow", "server", "--workers", "1"]
+        environment = {
+            "MLFLOW_BACKEND_STORE_URI": self._url,
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        }
+        return [*server, "--host", "127.0.0.1", "--port", str(port)], environment
 
 
 class Run:
