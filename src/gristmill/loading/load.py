@@ -6,6 +6,8 @@ A kill at any moment leaves exactly the state before or the state after.
 from __future__ import annotations
 
 import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from gristmill.bucket.bucket import Bucket, BucketObject
     from gristmill.project.table import Table
     from gristmill.warehouse.connection import Transaction, Warehouse
+    from gristmill.warehouse.sql import Composed
 
     Progress = Callable[[int], None]
     """Told how many more bytes of the file were read."""
@@ -203,17 +206,35 @@ def _copy(
         name=Identifier(contract.load_name(table, load)),
         columns=contract.names([*(column.name for column in table.columns), LINE]),
     )
-    encoder = pgpq.ArrowToPostgresBinaryEncoder(parser.schema)
+    stream = _counted(bucket.stream(pending.item), progress)
     with transaction.copy_in(statement) as copy:
-        copy.write(encoder.write_header())
-        for parsed in parser.parse(_counted(bucket.stream(pending.item), progress)):
-            copied.rows += parsed.batch.num_rows
-            copied.tally.add(parsed.rejects)
-            _limit_evidence(copied, table.max_rejects)
-            copy.write(encoder.write_batch(parsed.batch))
-        copy.write(encoder.finish())
+        for encoded in _one_ahead(_encoded(parser, stream, table, copied)):
+            copy.write(encoded)
     copied.extra_columns = tuple(parser.extra_columns)
     return copied
+
+
+def _encoded(
+    parser: Parser, stream: Iterator[memoryview], table: Table, copied: _Copied
+) -> Iterator[bytes]:
+    """The good rows in COPY's binary format; rows and rejects are counted on the way."""
+    encoder = pgpq.ArrowToPostgresBinaryEncoder(parser.schema)
+    yield encoder.write_header()
+    for parsed in parser.parse(stream):
+        copied.rows += parsed.batch.num_rows
+        copied.tally.add(parsed.rejects)
+        _limit_evidence(copied, table.max_rejects)
+        yield encoder.write_batch(parsed.batch)
+    yield encoder.finish()
+
+
+def _one_ahead(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """The same chunks, the next one made while the last one is sent to the database."""
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="gristmill-parser") as parser:
+        coming = parser.submit(next, chunks, None)
+        while (chunk := coming.result()) is not None:
+            coming = parser.submit(next, chunks, None)
+            yield chunk
 
 
 def _counted(stream: Iterator[memoryview], progress: Progress) -> Iterator[memoryview]:
@@ -233,47 +254,71 @@ def _limit_evidence(copied: _Copied, max_rejects: float) -> None:
 def _check_whole(
     transaction: Transaction, pending: Pending, load: int, bucket: Bucket, copied: _Copied
 ) -> None:
-    """The rules that need the whole load: key and references. Rows that break one are taken out."""
+    """The rules that need the whole load: references, key, validity. Rows that break one go out."""
     table = pending.table
     broken: dict[int, tuple[str, str]] = {}
-    for reason, query in rejecting.broken_references(table, load):
-        for row in transaction.rows(query):
-            broken.setdefault(row["_line"], ("reference", reason))
-    _take_out(transaction, table, load, set(broken))
+    for query in rejecting.broken_references(table, load):
+        broken |= _taken_out(transaction, pending, load, query, copied)
     if table.key and not _add_key(transaction, table, load):
-        lines = {row["_line"] for row in transaction.rows(rejecting.duplicates_of_key(table, load))}
-        reason = f"{', '.join(table.key)} stands on an earlier line already"
-        broken |= dict.fromkeys(lines, ("key", reason))
-        _take_out(transaction, table, load, lines)
+        query = rejecting.duplicates_of_key(table, load)
+        broken |= _taken_out(transaction, pending, load, query, copied)
         _add_key(transaction, table, load)
+    if len(table.valid) == len(("from", "to")):
+        query = rejecting.overlaps(table, load)
+        broken |= _taken_out(transaction, pending, load, query, copied)
     if broken:
-        item = pending.item
-        raws = rejecting.raws(bucket.stream(item), table, item.path, set(broken))
-        copied.rows -= len(broken)
-        copied.tally.add(
+        stream = bucket.stream(pending.item)
+        raws = rejecting.raws(stream, table, pending.item.path, set(broken))
+        copied.tally.keep_more(
             Reject(line=line, rule=rule, reason=reason, raw=raws[line])
             for line, (rule, reason) in broken.items()
         )
 
 
-def _take_out(transaction: Transaction, table: Table, load: int, lines: set[int]) -> None:
-    if lines:
-        name = Identifier(contract.load_name(table, load))
+def _taken_out(
+    transaction: Transaction, pending: Pending, load: int, query: Composed, copied: _Copied
+) -> dict[int, tuple[str, str]]:
+    """Take out the rows that break a rule; rule and reason by line, examples if they are too many.
+
+    `query` selects `_line`, `rule` and `reason` of every such row.
+    """
+    rows = copied.rows + copied.tally.total
+    bearable = int(pending.table.max_rejects * rows)
+    found = transaction.rows(
+        SQL("{} ORDER BY _line LIMIT %s").format(query),
+        [max(bearable + 1, rejecting.KEPT_PER_RULE)],
+    )
+    name = Identifier(contract.load_name(pending.table, load))
+    counted = transaction.rows(
+        SQL("SELECT rule, count(*) AS count FROM ({}) AS broken GROUP BY rule").format(query)
+    ) if len(found) > bearable else []  # fmt: skip
+    counts = {row["rule"]: row["count"] for row in counted} or Counter(row["rule"] for row in found)
+    if found:
         transaction.execute(
-            SQL("DELETE FROM raw.{} WHERE _line = ANY (%s)").format(name), [list(lines)]
+            SQL("DELETE FROM raw.{} WHERE _line IN (SELECT _line FROM ({}) AS broken)").format(
+                name, query
+            )
         )
+    copied.rows -= sum(counts.values())
+    copied.tally.counts.update(counts)
+    return {row["_line"]: (row["rule"], row["reason"]) for row in found}
 
 
 def _add_key(transaction: Transaction, table: Table, load: int) -> bool:
-    """Build the primary key; False where some rows share one."""
+    """Build the primary key; False where some rows share one.
+
+    A history's key carries `valid_to` too, so that its validity is checked by the index alone.
+    """
+    statement = SQL("ALTER TABLE raw.{name} ADD PRIMARY KEY ({key}){include}").format(
+        name=Identifier(contract.load_name(table, load)),
+        key=contract.names(table.key),
+        include=SQL(" INCLUDE ({})").format(contract.names(table.valid[1:]))
+        if table.valid[1:] and table.valid[1] not in table.key
+        else SQL(""),
+    )
     try:
         with transaction.savepoint():
-            transaction.execute(
-                SQL("ALTER TABLE raw.{name} ADD PRIMARY KEY ({key})").format(
-                    name=Identifier(contract.load_name(table, load)),
-                    key=contract.names(table.key),
-                )
-            )
+            transaction.execute(statement)
     except StatementFailed as error:
         if error.sqlstate != UNIQUE_VIOLATION:
             raise

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from gristmill.loading import records as csv_records
 from gristmill.loading.contract import load_name, names
 from gristmill.loading.parse import Reject, shown
-from gristmill.warehouse.sql import SQL, Identifier
+from gristmill.warehouse.sql import SQL, Identifier, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -38,6 +38,10 @@ class Tally:
             if self.keep is None or self.counts[reject.rule] <= self.keep:
                 self.kept.append(reject)
 
+    def keep_more(self, rejects: Iterable[Reject]) -> None:
+        """Keep rejects that were counted before."""
+        self.kept += rejects
+
     @property
     def total(self) -> int:
         """How many rows were rejected: each breaks one rule, the first found."""
@@ -64,29 +68,56 @@ def record_rejects(
 
 
 def duplicates_of_key(table: Table, load: int) -> Composed:
-    """The lines whose key stands on an earlier line already."""
+    """The rows whose key stands on an earlier line already: `_line`, `rule`, `reason`."""
     return SQL(
-        "SELECT _line FROM (SELECT _line, row_number() OVER (PARTITION BY {key} ORDER BY _line) "
-        "AS occurrence FROM raw.{name}) AS numbered WHERE occurrence > 1 ORDER BY _line"
-    ).format(key=names(table.key), name=Identifier(load_name(table, load)))
+        "SELECT _line, 'key' AS rule, {reason} AS reason FROM (SELECT _line, row_number() OVER "
+        "(PARTITION BY {key} ORDER BY _line) AS occurrence FROM raw.{name}) AS numbered "
+        "WHERE occurrence > 1"
+    ).format(
+        reason=Literal(f"{', '.join(table.key)} stands on an earlier line already"),
+        key=names(table.key),
+        name=Identifier(load_name(table, load)),
+    )
 
 
-def broken_references(table: Table, load: int) -> Iterator[tuple[str, Composed]]:
-    """For each reference its reason, and the lines whose value the other table does not have."""
+def broken_references(table: Table, load: int) -> Iterator[Composed]:
+    """For each reference the rows whose value the other table does not have."""
     for reference in table.references:
-        yield (
-            f"{reference.column} is not in {reference.table}.{reference.to_column}",
-            SQL(
-                "SELECT _line FROM raw.{name} AS referring WHERE {column} IS NOT NULL AND NOT "
-                "EXISTS (SELECT FROM public.{other} AS referred "
-                "WHERE referred.{to_column} = referring.{column}) ORDER BY _line"
-            ).format(
-                name=Identifier(load_name(table, load)),
-                column=Identifier(reference.column),
-                other=Identifier(reference.table),
-                to_column=Identifier(reference.to_column),
-            ),
+        target = f"{reference.table}.{reference.to_column}"
+        yield SQL(
+            "SELECT _line, 'reference' AS rule, {reason} AS reason FROM raw.{name} AS referring "
+            "WHERE {column} IS NOT NULL AND NOT EXISTS (SELECT FROM public.{other} AS referred "
+            "WHERE referred.{to_column} = referring.{column})"
+        ).format(
+            reason=Literal(f"{reference.column} is not in {target}"),
+            name=Identifier(load_name(table, load)),
+            column=Identifier(reference.column),
+            other=Identifier(reference.table),
+            to_column=Identifier(reference.to_column),
         )
+
+
+def overlaps(table: Table, load: int) -> Composed:
+    """The rows of a history that begin before an earlier one of the same key has ended.
+
+    An interval reaches from `valid_from` up to, not including, `valid_to`; an open one never ends.
+    """
+    valid_from, valid_to = table.valid
+    return SQL(
+        "SELECT _line, CASE WHEN {valid_to} IS NULL AND until = 'infinity' THEN 'two_open' "
+        "ELSE 'overlap' END AS rule, CASE WHEN {valid_to} IS NULL AND until = 'infinity' "
+        "THEN {two_open} ELSE {overlap} END AS reason FROM (SELECT _line, {valid_from}, "
+        "{valid_to}, max(coalesce({valid_to}, 'infinity')) OVER (PARTITION BY {key} ORDER BY "
+        "{valid_from} ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS until "
+        "FROM raw.{name}) AS ordered WHERE until > {valid_from}"
+    ).format(
+        valid_from=Identifier(valid_from),
+        valid_to=Identifier(valid_to),
+        two_open=Literal(f"an earlier row of the same key has no {valid_to} either"),
+        overlap=Literal(f"{valid_from} lies before the {valid_to} of an earlier row of the key"),
+        key=names(column for column in table.key if column != valid_from),
+        name=Identifier(load_name(table, load)),
+    )
 
 
 def raws(
@@ -96,7 +127,7 @@ def raws(
     found: dict[int, str] = {}
     delimiter = table.dialect.delimiter.encode()
     chunks = csv_records.decoded(stream, path=path, encoding=table.dialect.encoding)
-    for block in csv_records.blocks(chunks, delimiter):
+    for block in csv_records.blocks(chunks, delimiter, path=path):
         last = block.line + block.data.count(b"\n")
         if any(block.line <= line <= last for line in lines - found.keys()):
             for record in csv_records.records(block, delimiter):
