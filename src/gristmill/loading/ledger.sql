@@ -10,6 +10,39 @@ FROM gristmill.current_loads JOIN gristmill.loads USING (load)
 WHERE loads.table_name = %(table)s
 ORDER BY loads.period;
 
+-- name: undone
+-- What was undone and is not to be taken in again by itself.
+SELECT period, file, etag, contract FROM gristmill.loads
+WHERE table_name = %(table)s AND undone_at IS NOT NULL;
+
+-- name: before
+-- The load that was current before another one of its period.
+SELECT load FROM gristmill.loads
+WHERE table_name = %(table)s AND period = %(period)s AND load < %(load)s
+  AND status = 'loaded' AND undone_at IS NULL AND dropped_at IS NULL
+ORDER BY load DESC
+LIMIT 1;
+
+-- name: undo
+-- Remembers that a load was undone.
+UPDATE gristmill.loads SET undone_at = now() WHERE load = %(load)s;
+
+-- name: unmark
+-- Takes the mark from a period.
+DELETE FROM gristmill.current_loads WHERE table_name = %(table)s AND period = %(period)s;
+
+-- name: users_of
+-- The builds and model versions that were made of a load, by way of other builds too.
+WITH RECURSIVE made AS (
+    SELECT build, name, period FROM gristmill.builds WHERE %(load)s = ANY (loads)
+    UNION
+    SELECT builds.build, builds.name, builds.period
+    FROM made JOIN gristmill.builds ON made.build = ANY (builds.builds)
+)
+SELECT made.build, made.name, made.period, versions.version
+FROM made LEFT JOIN gristmill.model_versions AS versions USING (build)
+ORDER BY made.build;
+
 -- name: next_load
 -- A number for a load that begins.
 SELECT nextval(pg_get_serial_sequence('gristmill.loads', 'load'))::integer;

@@ -54,7 +54,7 @@ def decoded(stream: Iterable[bytes | memoryview], *, path: str, encoding: str) -
     if path.endswith(".gz"):
         chunks = _gunzipped(chunks, path)
     if codecs.lookup(encoding).name != "utf-8":
-        chunks = _transcoded(chunks, encoding)
+        chunks = _transcoded(chunks, encoding, path)
     start: bytes | None = b""
     for chunk in chunks:
         if start is None:
@@ -69,6 +69,7 @@ def decoded(stream: Iterable[bytes | memoryview], *, path: str, encoding: str) -
 
 
 def _gunzipped(chunks: Iterable[bytes], path: str) -> Iterator[bytes]:
+    """The members of a gzip file one after the other, never more than a block at a time."""
     member = zlib.decompressobj(wbits=31)
     started = False
     try:
@@ -76,24 +77,32 @@ def _gunzipped(chunks: Iterable[bytes], path: str) -> Iterator[bytes]:
             data = chunk
             while data:
                 started = True
-                yield member.decompress(data)
-                data = member.unused_data
+                yield member.decompress(data, BLOCK_BYTES)
+                data = member.unconsumed_tail
                 if member.eof:
+                    data = member.unused_data
                     member, started = zlib.decompressobj(wbits=31), bool(data)
+        yield member.flush()
     except zlib.error as error:
         raise LoadError(f"{path} is named .gz but is no whole gzip file: {error}.") from error
     if started:
         raise LoadError(f"{path} ends in the middle of its gzip stream: write it again, whole.")
 
 
-def _transcoded(chunks: Iterable[bytes], encoding: str) -> Iterator[bytes]:
+def _transcoded(chunks: Iterable[bytes], encoding: str, path: str) -> Iterator[bytes]:
+    """UTF-8; a byte that the encoding does not know stays as it is, where bytes can stand alone."""
     decoder = codecs.getincrementaldecoder(encoding)(errors="surrogateescape")
-    for chunk in chunks:
-        yield decoder.decode(chunk).encode("utf-8", errors="surrogateescape")
-    yield decoder.decode(b"", final=True).encode("utf-8", errors="surrogateescape")
+    try:
+        for chunk in chunks:
+            yield decoder.decode(chunk).encode("utf-8", errors="surrogateescape")
+        yield decoder.decode(b"", final=True).encode("utf-8", errors="surrogateescape")
+    except UnicodeError as error:
+        raise LoadError(
+            f"{path} is not {encoding}: {error}. Declare its encoding in `csv`."
+        ) from error
 
 
-def blocks(chunks: Iterable[bytes], delimiter: bytes) -> Iterator[Block]:
+def blocks(chunks: Iterable[bytes], delimiter: bytes, *, path: str) -> Iterator[Block]:
     """Cut a stream into blocks of whole records, each about BLOCK_BYTES.
 
     A record longer than MAX_RECORD_BYTES raises LoadError: a quote was opened and never closed.
@@ -114,7 +123,7 @@ def blocks(chunks: Iterable[bytes], delimiter: bytes) -> Iterator[Block]:
         pending, held, size = buffer[end:], [], 0
         if len(pending) > MAX_RECORD_BYTES:
             raise LoadError(
-                f"line {line}: the record that begins here is longer than "
+                f"{path}, line {line}: the record that begins here is longer than "
                 f"{MAX_RECORD_BYTES >> 20} MiB. Is a quote opened and never closed?"
             )
     buffer = pending + b"".join(held)
@@ -182,11 +191,10 @@ def _well_placed(array: NDArray[np.uint8], quotes: NDArray[np.intp], delimiter: 
 def _record_ends(buffer: bytes, delimiter: bytes) -> Iterator[int]:
     """The ends of the records that the buffer surely holds whole, by the exact parser."""
     position = 0
-    while True:
-        end, _, problem, open_quote = _scan(buffer, position, delimiter)
-        if open_quote or end > len(buffer) or buffer[end - 1 : end] != _NEWLINE:
+    while position < len(buffer):
+        end, _, _, open_quote = _scan(buffer, position, delimiter)
+        if open_quote or buffer[end - 1 : end] != _NEWLINE:
             return
-        del problem
         yield end
         position = end
 

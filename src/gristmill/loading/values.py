@@ -23,16 +23,15 @@ if TYPE_CHECKING:
 
     Mask = NDArray[np.bool_]
 
-_ZONE = r"(Z|[+-][0-9]{2}(:?[0-9]{2})?)"
+_HOUR, _SIXTIETH = "([01][0-9]|2[0-3])", "[0-5][0-9]"
+_TIME = rf"{_HOUR}:{_SIXTIETH}(:{_SIXTIETH}(\.[0-9]{{1,6}})?)?"
+_ZONE = rf"(Z|[+-]{_HOUR}(:?{_SIXTIETH})?)"
 _GRAMMAR = {
     "integer": r"^[+-]?[0-9]+$",
     "number": r"^[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?$",
     "decimal": r"^[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)$",
     "date": r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$",
-    "timestamp": (
-        r"^[0-9]{4}-[0-9]{2}-[0-9]{2}"
-        r"([T ][0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,6})?)?" + _ZONE + r"?)?$"
-    ),
+    "timestamp": r"^[0-9]{4}-[0-9]{2}-[0-9]{2}([T ]" + _TIME + _ZONE + r"?)?$",
     "boolean": r"^(true|false|1|0)$",
 }
 _MEANT = {
@@ -43,7 +42,11 @@ _MEANT = {
     "boolean": "true, false, 1 or 0",
     "text": "text",
 }
-EARLIEST = date(1, 1, 1)
+_EPOCH = date(1970, 1, 1)
+_FIRST_DAY = (date.min - _EPOCH).days
+_DAY_AFTER_LAST = (date.max - _EPOCH).days + 1
+"""The days that there are, 0001-01-01 to 9999-12-31, counted from 1970."""
+_DAY_MICROSECONDS = 86_400_000_000
 
 
 def arrow_type(column: Column) -> pa.DataType:
@@ -81,13 +84,13 @@ def typed(texts: pa.Array, column: Column) -> tuple[pa.Array, Mask]:
 def _converted(texts: pa.Array, column: Column) -> pa.Array:
     """Texts of the right form as values; null where the form is right and the value is not."""
     kind = arrow_type(column)
-    if column.type in ("integer", "number", "date"):
-        bare = pc.replace_substring_regex(texts, r"^\+", "") if column.type != "date" else texts
+    for first in _FIRST_TRIES.get(column.type, ()):
         try:
-            values = bare.cast(kind)
+            # The grammar lets in a sign that the vectorised conversion does not know.
+            values = pc.replace_substring_regex(texts, r"^\+", "").cast(first).cast(kind)
         except pa.ArrowInvalid:
-            values = None
-        if values is not None and not out_of_range(values, column):
+            continue
+        if not out_of_range(values, column):
             return values
     parse = _PARSERS[column.type]
     return pa.array(
@@ -95,21 +98,36 @@ def _converted(texts: pa.Array, column: Column) -> pa.Array:
     )
 
 
+_FIRST_TRIES = {
+    "integer": (pa.int64(),),
+    "number": (pa.float64(),),
+    "date": (pa.date32(),),
+    # Times that say no zone are in UTC; a column that mixes both is converted one by one.
+    "timestamp": (pa.timestamp("us"), pa.timestamp("us", tz="UTC")),
+}
+"""How a whole column may be converted at once."""
+
+
 def out_of_range(values: pa.Array, column: Column) -> bool:
     """Whether values hold what the grammar excludes and a fast parser lets in."""
     if column.type == "number":
         return bool(pc.any(pc.invert(pc.is_finite(values))).as_py())
     if column.type in ("date", "timestamp"):
-        earliest = pc.min(values).as_py()
-        return (
-            earliest is not None
-            and (earliest.date() if isinstance(earliest, datetime) else earliest) <= EARLIEST
+        # As numbers, for Python has no date outside these years either.
+        day = 1 if column.type == "date" else _DAY_MICROSECONDS
+        numbers = values.cast(pa.int32() if column.type == "date" else pa.int64())
+        span = pc.min_max(numbers).as_py()
+        return span["min"] is not None and not (
+            _FIRST_DAY * day <= span["min"] and span["max"] < _DAY_AFTER_LAST * day
         )
     return False
 
 
 def _parse_integer(text: str, _column: Column) -> int | None:
-    value = int(text) if len(text) <= 40 else int(text.lstrip("+-0") or "0")
+    digits = text.lstrip("+-").lstrip("0")
+    if len(digits) > 19:
+        return None
+    value = -int(digits or "0") if text.startswith("-") else int(digits or "0")
     return value if -(2**63) <= value < 2**63 else None
 
 
@@ -119,15 +137,11 @@ def _parse_number(text: str, _column: Column) -> float | None:
 
 
 def _parse_decimal(text: str, column: Column) -> Decimal | None:
-    value = Decimal(text)
-    digits = value.as_tuple()
-    exponent = int(digits.exponent)
-    fraction = value.normalize().as_tuple().exponent
-    if -int(fraction) > column.scale or (
-        len(digits.digits) + exponent > (column.precision - column.scale) and value != 0
-    ):
+    whole, _, fraction = text.lstrip("+-").partition(".")
+    whole, fraction = whole.lstrip("0"), fraction.rstrip("0")
+    if len(whole) > column.precision - column.scale or len(fraction) > column.scale:
         return None
-    return value.quantize(Decimal(1).scaleb(-column.scale))
+    return Decimal(f"{'-' if text.startswith('-') else ''}{whole or '0'}.{fraction or '0'}")
 
 
 def _parse_date(text: str, _column: Column) -> date | None:
@@ -183,14 +197,17 @@ def _comparisons(values: pa.Array, column: Column) -> Iterator[tuple[str, pa.Arr
     if column.matches is not None:
         pattern = re.compile(column.matches)
         bad = pa.array(
-            [text is not None and pattern.fullmatch(text) is None for text in values.to_pylist()]
+            [text is not None and pattern.fullmatch(text) is None for text in values.to_pylist()],
+            pa.bool_(),
         )
         yield "matches", bad, f"{column.name} does not match {column.matches!r}"
 
 
 def constant(value: object, column: Column) -> object:
     """A value of a rule, as the project file writes it, in the column's own type."""
-    if column.type in ("date", "timestamp", "decimal"):
+    if column.type == "decimal":
+        return _parse_decimal(f"{Decimal(str(value)):f}", column)
+    if column.type in ("date", "timestamp"):
         return _PARSERS[column.type](str(value), column)
     return float(str(value)) if column.type == "number" else value
 
