@@ -26,11 +26,20 @@ from gristmill.flow.champion import (
 )
 from gristmill.flow.check import check as check_everything
 from gristmill.flow.context import Context, home_of, open_context
+from gristmill.flow.show import (
+    declared_table,
+    example_line,
+    examples_of,
+    reject_counts,
+    used_by,
+)
 from gristmill.flow.show import rejects as recorded_rejects
 from gristmill.flow.show import show as show_rows
 from gristmill.flow.status import status as project_status
 from gristmill.flow.up import down as stop_everything
 from gristmill.flow.up import up as run_everything
+from gristmill.loading.difference import difference
+from gristmill.loading.difference import undo as undo_load
 from gristmill.loading.tables import Span
 from gristmill.project.read import DEFAULT_FILE, read_project
 from gristmill.settings import Settings, read_amazon_settings, read_settings
@@ -64,6 +73,7 @@ class _Options:
 
 
 OPTIONS = _Options()
+EXAMPLES_PER_RULE = 5
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -241,17 +251,68 @@ def show(
 
 @app.command()
 def rejects(
-    table: Annotated[str | None, typer.Argument()] = None, *, as_json: Json = False
+    table: Annotated[str | None, typer.Argument()] = None,
+    *,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print every row, as CSV.")] = False,
+    as_json: Json = False,
 ) -> None:
-    """Show the rows that were refused, and why."""
-    found = recorded_rejects(_open(), table)
+    """Show the rows that were refused, and why: counts by rule, with examples."""
+    context = _open()
+    found = recorded_rejects(context, table)
+    columns = ["table_name", "period", "file", "line", "rule", "reason", "raw"]
+    if as_json:
+        terminal.print_json(found)
+    elif as_csv:
+        terminal.print_csv(columns, terminal.as_rows(found, columns))
+    elif not found:
+        terminal.print_line("No rows were refused.")
+    else:
+        counts = reject_counts(context, table)
+        heading = ["table_name", "period", "status", "rule", "count"]
+        terminal.print_table(heading, terminal.as_rows(counts, heading))
+        terminal.print_line("")
+        examples = examples_of(found, EXAMPLES_PER_RULE)
+        terminal.print_table(columns[2:], terminal.as_rows(examples, columns[2:]))
+
+
+@app.command()
+def diff(
+    table: str,
+    *,
+    period: Annotated[str | None, typer.Option(help="Only this period.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show what changed between the current loads and those they replaced."""
+    context = _open()
+    found = difference(declared_table(context, table), period, context.warehouse)
     if as_json:
         terminal.print_json(found)
         return
-    columns = ["table_name", "period", "file", "line", "rule", "reason", "raw"]
-    terminal.print_table(columns, terminal.as_rows(found, columns))
+    columns = ["period", "old", "new", "added", "removed", "changed", "columns", "used by"]
+    rows = [
+        [one.period, one.old, one.new, one.added, one.removed, one.changed,
+         ", ".join(f"{name} {count:,}" for name, count in one.columns.items()),
+         ", ".join(used_by(one))]
+        for one in found
+    ]  # fmt: skip
+    terminal.print_table(columns, rows)
+    for one in found if period or not declared_table(context, table).period else []:
+        for example in one.examples:
+            terminal.print_line(example_line(example))
     if not found:
-        terminal.print_line("No rows were refused.")
+        terminal.print_line("Every load is the first one of its period that is kept.")
+
+
+@app.command()
+def undo(
+    table: str, *, period: Annotated[str | None, typer.Option(help="Which period.")] = None
+) -> None:
+    """Go back to the load before the current one."""
+    context = _open()
+    undone, shown = undo_load(declared_table(context, table), period, context.warehouse)
+    now = f"load {shown} is shown again" if shown else "nothing is shown of it now"
+    terminal.print_line(f"{table}: load {undone} is undone; {now}. Its file is loaded again once")
+    terminal.print_line("it changes, or with `gristmill load --again`.")
 
 
 @app.command(name="models")
@@ -346,8 +407,12 @@ def psql(
     arguments: Annotated[list[str] | None, typer.Argument(metavar="[-- ARGS]")] = None,
 ) -> None:
     """Open a SQL shell on the database as a user; what stands after -- goes to psql."""
+    passed_on = arguments or []
+    if user and user.startswith("-"):
+        passed_on = [user, *passed_on]
+        user = None
     context = _open()
-    command = psql_command(context.warehouse, context.home.credentials, user, arguments or ())
+    command = psql_command(context.warehouse, context.home.credentials, user, passed_on)
     _replace_by(list(command.arguments), command.environment)
 
 

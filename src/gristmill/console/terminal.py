@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import sys
 import time
@@ -91,6 +92,13 @@ def print_error(text: str) -> None:
 def print_json(value: object) -> None:
     """Print a value as JSON, records as objects."""
     OUT.print(Text(json.dumps(value, default=_plain, ensure_ascii=False, indent=2)))
+
+
+def print_csv(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print rows as CSV with a header."""
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str = "") -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from gristmill.errors import BuildError, StatementFailed
+from gristmill.features.limited import limited
 from gristmill.features.sources import queries
 from gristmill.project.table import ALL
 from gristmill.warehouse.sql import SQL, Composed, Identifier
@@ -99,6 +100,11 @@ def loads_of(transaction: Transaction, build: int) -> list[dict[str, Any]]:
     return transaction.rows(queries.lineage, {"build": build})
 
 
+def builds_of(transaction: Transaction, build: int) -> list[int]:
+    """A build and every build that it read, by way of others too."""
+    return [row["build"] for row in transaction.rows(queries.builds_of, {"build": build})]
+
+
 def make(transaction: Transaction, recipe: Recipe) -> Built:
     """Run a recipe and make its result the current build of its period.
 
@@ -156,22 +162,19 @@ def _create(transaction: Transaction, recipe: Recipe, build: int) -> int:
     ).format(name=_relation(recipe.name, build), build=build, query=recipe.query)
     try:
         with transaction.savepoint():
-            if recipe.role:
-                transaction.execute("SET LOCAL search_path = pg_catalog")
-                transaction.execute(SQL("SET LOCAL ROLE {}").format(Identifier(recipe.role)))
-            rows = transaction.execute(statement)
-            if recipe.role:
-                transaction.execute("RESET ROLE")
-                transaction.execute("RESET search_path")
-                transaction.execute(
-                    SQL("ALTER TABLE builds.{} OWNER TO CURRENT_USER").format(
-                        _relation(recipe.name, build)
-                    )
+            if recipe.role is None:
+                return transaction.execute(statement)
+            with limited(transaction, recipe.role):
+                rows = transaction.execute_alone(statement)
+            transaction.execute(
+                SQL("ALTER TABLE builds.{} OWNER TO CURRENT_USER").format(
+                    _relation(recipe.name, build)
                 )
+            )
+            return rows
     except StatementFailed as error:
         place = "" if recipe.period == ALL else f" for {recipe.period}"
         raise BuildError(f"The SELECT of {recipe.name} failed{place}: {error}") from error
-    return rows
 
 
 def _add_key(transaction: Transaction, recipe: Recipe, build: int) -> None:

@@ -52,6 +52,16 @@ JOIN pg_class AS dependent ON dependent.oid = pg_rewrite.ev_class
 WHERE pg_depend.refobjid = to_regclass(%(relation)s) AND dependent.oid <> pg_depend.refobjid
 ORDER BY name;
 
+-- name: builds_of
+-- A build and every build that it read, by way of others too.
+WITH RECURSIVE used AS (
+    SELECT build, builds FROM gristmill.builds WHERE build = %(build)s
+    UNION
+    SELECT source.build, source.builds
+    FROM used JOIN gristmill.builds AS source ON source.build = ANY (used.builds)
+)
+SELECT build FROM used ORDER BY build;
+
 -- name: lineage
 -- Every load that a build was made of, through the builds it read.
 WITH RECURSIVE used AS (
@@ -63,3 +73,22 @@ WITH RECURSIVE used AS (
 SELECT DISTINCT loads.load, loads.table_name, loads.period, loads.file, loads.etag
 FROM used JOIN gristmill.loads ON loads.load = ANY (used.loads)
 ORDER BY loads.load;
+
+-- name: relations_read
+-- The tables and views that a view reads, but PostgreSQL's own catalog.
+SELECT DISTINCT read.oid::regclass::text AS name
+FROM pg_rewrite
+JOIN pg_depend ON pg_depend.classid = 'pg_rewrite'::regclass AND pg_depend.objid = pg_rewrite.oid
+JOIN pg_class AS read ON pg_depend.refclassid = 'pg_class'::regclass AND read.oid = pg_depend.refobjid
+WHERE pg_rewrite.ev_class = to_regclass(%(relation)s) AND read.oid <> pg_rewrite.ev_class
+ORDER BY name;
+
+-- name: functions_called
+-- Which of these functions of PostgreSQL's own a view calls: it records no dependency on them.
+SELECT DISTINCT pg_proc.proname AS name
+FROM pg_rewrite
+JOIN pg_proc ON pg_rewrite.ev_action::text LIKE '%%:funcid ' || pg_proc.oid || ' %%'
+WHERE pg_rewrite.ev_class = to_regclass(%(relation)s)
+  AND pg_proc.pronamespace = 'pg_catalog'::regnamespace
+  AND pg_proc.proname = ANY (%(names)s)
+ORDER BY name;

@@ -50,6 +50,19 @@ def only_period(source: Source, load: int) -> Source:
     return Source(name=source.name, columns=source.columns, loads=(load,))
 
 
+def without_rows(transaction: Transaction, source: Source) -> Composed:
+    """A SELECT of a source's columns that reads nothing: one row of nulls, of the same types."""
+    relation = f'{"raw" if source.loads else "builds"}."{source.name}"'
+    found = transaction.rows(queries.columns, {"relation": relation})
+    types = {row["name"]: row["type"] for row in found}
+    return SQL("SELECT {}").format(
+        SQL(", ").join(
+            SQL("NULL::{} AS {}").format(SQL(types[column]), Identifier(column))
+            for column in source.columns
+        )
+    )
+
+
 def loads_by_period(transaction: Transaction, table: str) -> dict[str, int]:
     """The current loads of a table, by period."""
     rows = transaction.rows(queries.current_loads, {"name": table})
@@ -58,11 +71,19 @@ def loads_by_period(transaction: Transaction, table: str) -> dict[str, int]:
 
 def _pinned(transaction: Transaction, project: Project, name: str) -> Source:
     if name in project.tables:
-        columns = tuple(column.name for column in project.tables[name].columns)
-        loads = tuple(loads_by_period(transaction, name).values())
+        table = project.tables[name]
+        loads = loads_by_period(transaction, name)
         if not loads:
             raise BuildError(f"{name} was never loaded. Run `gristmill load {name}` first.")
-        return Source(name=name, columns=columns, loads=loads)
+        gaps = table.period.gaps(loads) if table.period else []
+        if gaps:
+            raise BuildError(
+                f"{name} has no {', '.join(gaps)} between {min(loads)} and {max(loads)}, so "
+                "nothing is built of it. Load it, or declare in the project file that it is known: "
+                f"tables.{name}.period.missing = {gaps}."
+            )
+        columns = tuple(column.name for column in table.columns)
+        return Source(name=name, columns=columns, loads=tuple(loads.values()))
     builds = tuple(row["build"] for row in transaction.rows(queries.current, {"name": name}))
     if not builds:
         raise BuildError(f"{name} was never built. Run `gristmill build {name}` first.")

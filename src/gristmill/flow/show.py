@@ -12,6 +12,8 @@ from gristmill.warehouse.sql import SQL, Identifier
 if TYPE_CHECKING:
     from gristmill.flow.context import Context
     from gristmill.flow.report import Report
+    from gristmill.loading.difference import Difference
+    from gristmill.project.table import Table
 
 
 def show(
@@ -39,11 +41,51 @@ def show(
     return columns, [list(row.values()) for row in rows]
 
 
+def declared_table(context: Context, name: str) -> Table:
+    """The project's table of that name; raises LoadError."""
+    table = context.project.tables.get(name)
+    if table is None:
+        known = ", ".join(context.project.tables)
+        raise LoadError(f"There is no table {name!r}; the project has {known}.")
+    return table
+
+
 def rejects(context: Context, table: str | None) -> list[dict[str, Any]]:
     """What the newest load of each period refused, of one table or of all."""
-    if table is not None and table not in context.project.tables:
-        raise LoadError(
-            f"There is no table {table!r}; the project has {', '.join(context.project.tables)}."
-        )
+    if table is not None:
+        declared_table(context, table)
     with context.warehouse.transaction() as transaction:
         return transaction.rows(ledger.queries.rejects, {"table": table})
+
+
+def reject_counts(context: Context, table: str | None) -> list[dict[str, Any]]:
+    """How many rows the newest load of each period refused, by rule."""
+    with context.warehouse.transaction() as transaction:
+        return transaction.rows(ledger.queries.reject_counts, {"table": table})
+
+
+def examples_of(rejected: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+    """The first rejects of each table, period and rule."""
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in rejected:
+        groups.setdefault((row["table_name"], row["period"], row["rule"]), []).append(row)
+    return [row for rows in groups.values() for row in rows[:count]]
+
+
+def used_by(difference: Difference) -> list[str]:
+    """What was made of the load that was replaced, in words."""
+    builds = [f"{one['name']} (build {one['build']})" for one in difference.used_by]
+    versions = {one["version"] for one in difference.used_by if one["version"]}
+    return [*dict.fromkeys(builds), *(f"model version {version}" for version in sorted(versions))]
+
+
+def example_line(example: dict[str, Any]) -> str:
+    """One row that differs, in a line: of a changed column the old value and the new one."""
+    values = []
+    for name, value in example.items():
+        if name in ("change", "_line") or name.startswith("old "):
+            continue
+        old = example.get(f"old {name}", value)
+        different = example["change"] == "changed" and old != value
+        values.append(f"{name}={old} → {value}" if different else f"{name}={value}")
+    return f"{example['change']:8} line {example['_line']}: {', '.join(values)}"

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from gristmill.flow.context import Context
     from gristmill.project.table import Table
 
-State = Literal["loaded", "new", "changed", "contract changed", "refused", "vanished"]
+State = Literal[
+    "loaded", "new", "changed", "contract changed", "refused", "undone", "vanished", "missing"
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,13 +81,15 @@ def _periods(context: Context, table: Table) -> list[PeriodStatus]:
     with context.warehouse.transaction() as transaction:
         current = ledger.current_loads(transaction, table)
         refused = ledger.refusals(transaction, table)
+        undone = ledger.undone(transaction, table)
     files = find_files(table, context.bucket)
     found = []
-    for period in sorted({*current, *files}):
+    gaps = table.period.gaps({*current, *files}) if table.period else []
+    for period in sorted({*current, *files, *gaps}):
         load, item = current.get(period), files.get(period)
         state: State
         if load is None:
-            state = "new"
+            state = "new" if item else "missing"
         elif item is None:
             state = "vanished"
         elif load.covers(item, table):
@@ -96,6 +100,8 @@ def _periods(context: Context, table: Table) -> list[PeriodStatus]:
             state = "changed"
         if item and period in refused and refused[period].etag == item.etag and state != "loaded":
             state = "refused"
+        if item and (period, item.path, item.etag) in undone and state != "loaded":
+            state = "undone"
         found.append(
             PeriodStatus(
                 table=table.name,

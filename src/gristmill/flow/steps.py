@@ -14,7 +14,15 @@ from gristmill.features.derive import build_derived
 from gristmill.flow.runs import recorded
 from gristmill.flow.train import train_version, trained_already
 from gristmill.loading import ledger
-from gristmill.loading.tables import Span, find_files, in_order, load_pending, pending_files
+from gristmill.loading.tables import (
+    Span,
+    find_files,
+    in_order,
+    load_pending,
+    noticed,
+    pending_files,
+)
+from gristmill.loading.tidy import tidy_builds, tidy_loads
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -22,6 +30,7 @@ if TYPE_CHECKING:
     from gristmill.features.builds import Built
     from gristmill.flow.context import Context
     from gristmill.flow.report import Report
+    from gristmill.loading.ledger import CurrentLoad
     from gristmill.loading.load import Loaded
     from gristmill.project.project import Project
     from gristmill.project.table import Table
@@ -50,6 +59,7 @@ def load(
                 done += _load_table(context, report, table, span=span, again=again)
             except LoadError as error:
                 failures.append(str(error))
+        tidy(context)
         if failures:
             raise LoadError("\n".join(failures))
         return done
@@ -78,11 +88,14 @@ def _load_table(
     context: Context, report: Report, table: Table, *, span: Span, again: bool
 ) -> list[Loaded]:
     files = find_files(table, context.bucket)
+    before = _current(context, table)
     pending = pending_files(table, span.choose(table, files), context.warehouse, again=again)
+    done: list[Loaded] = []
     if not pending:
         report.done(f"{table.name}: unchanged")
-        return []
-    done: list[Loaded] = []
+        for note in noticed(table, files, before, before):
+            report.done(f"  {note}")
+        return done
     report.begin(f"loading {table.name}", sum(one.item.size for one in pending))
     load_pending(
         table,
@@ -95,7 +108,14 @@ def _load_table(
         report=done.append,
     )
     report.done(_loaded_line(table, done))
+    for note in noticed(table, files, before, _current(context, table)):
+        report.done(f"  {note}")
     return done
+
+
+def _current(context: Context, table: Table) -> dict[str, CurrentLoad]:
+    with context.warehouse.transaction() as transaction:
+        return ledger.current_loads(transaction, table)
 
 
 def _loaded_line(table: Table, done: list[Loaded]) -> str:
@@ -138,6 +158,7 @@ def build(context: Context, report: Report, names: Sequence[str] = ()) -> list[B
                 made = [one] if one else []
             report.done(_built_line(name, made))
             done += made
+        tidy(context)
         return done
 
 
@@ -168,6 +189,15 @@ def _built_line(name: str, made: list[Built]) -> str:
         return f"{name}: unchanged"
     periods = f", {len(made)} periods" if len(made) > 1 else ""
     return f"{name}: built {sum(one.rows for one in made):,} rows{periods}"
+
+
+def tidy(context: Context) -> None:
+    """Drop superseded loads and builds; the champion's and its predecessor's stay traceable."""
+    in_use = context.registry.recent_champions(2)
+    loads = {load["load"] for version in in_use for load in version.lineage["loads"]}
+    builds = {build for version in in_use for build in version.lineage["builds"]}
+    tidy_builds(context.warehouse, builds)
+    tidy_loads(context.warehouse, loads)
 
 
 def train(context: Context, report: Report) -> ModelVersion:

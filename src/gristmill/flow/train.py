@@ -146,7 +146,8 @@ def _judged(
 def _lineage(context: Context, known: TrainingSet, model: Model) -> dict[str, Any]:
     with context.warehouse.transaction() as transaction:
         loads = builds.loads_of(transaction, known.build)
-    return {"build": known.build, "loads": loads, "model": _digest(model), "seed": model.seed}
+        used = builds.builds_of(transaction, known.build)
+    return {"builds": used, "loads": loads, "model": _digest(model), "seed": model.seed}
 
 
 def _manifest(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ from gristmill.loading import contract
 from gristmill.warehouse.queries import load_queries
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from datetime import datetime
 
     from gristmill.bucket.bucket import BucketObject
@@ -63,6 +65,16 @@ def current_loads(transaction: Transaction, table: Table) -> dict[str, CurrentLo
     return {row["period"]: CurrentLoad(**row) for row in rows}
 
 
+def undone(transaction: Transaction, table: Table) -> set[tuple[str, str, str]]:
+    """Period, file and etag of what was undone by this contract: not to be loaded by itself."""
+    rows = transaction.rows(queries.undone, {"table": table.name})
+    return {
+        (row["period"], row["file"], row["etag"])
+        for row in rows
+        if row["contract"] == contract.digest(table)
+    }
+
+
 def refusals(transaction: Transaction, table: Table) -> dict[str, Refusal]:
     """The periods whose newest load was refused."""
     rows = transaction.rows(queries.last_refusals, {"table": table.name})
@@ -81,9 +93,10 @@ def record(
     load: int,
     period: str,
     item: BucketObject,
+    rules: Mapping[str, int],
     **facts: Any,
 ) -> None:
-    """Write a load's ledger row; `facts` are status, rows, rejected and seconds."""
+    """Write a load's ledger row: rejects by rule; `facts` are status, rows and seconds."""
     transaction.execute(
         queries.record,
         {
@@ -95,6 +108,8 @@ def record(
             "bytes": item.size,
             "modified_at": item.modified_at,
             "contract": contract.digest(table),
+            "rejected": sum(rules.values()),
+            "rules": json.dumps(rules),
             **facts,
         },
     )

@@ -50,10 +50,10 @@ SELECT nextval(pg_get_serial_sequence('gristmill.loads', 'load'))::integer;
 -- name: record
 -- The ledger row of a load.
 INSERT INTO gristmill.loads (load, table_name, period, file, etag, bytes, modified_at, contract,
-                             status, rows, rejected, seconds)
+                             status, rows, rejected, rules, seconds)
 OVERRIDING SYSTEM VALUE
 VALUES (%(load)s, %(table)s, %(period)s, %(file)s, %(etag)s, %(bytes)s, %(modified_at)s,
-        %(contract)s, %(status)s, %(rows)s, %(rejected)s, %(seconds)s);
+        %(contract)s, %(status)s, %(rows)s, %(rejected)s, %(rules)s, %(seconds)s);
 
 -- name: mark
 -- Moves the mark that the view reads.
@@ -88,6 +88,16 @@ FROM (
 ) AS newest
 WHERE newest.status = 'refused'
 ORDER BY newest.period;
+
+-- name: reject_counts
+-- How many rows the newest load of each period refused, by rule.
+SELECT newest.table_name, newest.period, newest.status, counted.rule, counted.count::bigint
+FROM (
+    SELECT DISTINCT ON (table_name, period) * FROM gristmill.loads
+    WHERE %(table)s::text IS NULL OR table_name = %(table)s
+    ORDER BY table_name, period, load DESC
+) AS newest, jsonb_each_text(newest.rules) AS counted (rule, count)
+ORDER BY newest.table_name, newest.period, counted.rule;
 
 -- name: rejects
 -- What the newest load of each period refused, by line.

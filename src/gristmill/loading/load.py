@@ -134,7 +134,7 @@ def _load(
     rejected = copied.tally.total
     ledger.record(
         transaction, table, load=load, period=period, item=item,
-        status="loaded", rows=copied.rows, rejected=rejected, seconds=seconds,
+        status="loaded", rows=copied.rows, rules=copied.tally.counts, seconds=seconds,
     )  # fmt: skip
     rejecting.record_rejects(transaction, load=load, file=item.path, rejects=copied.tally.kept)
     ledger.mark(transaction, table, load=load, period=period)
@@ -347,7 +347,7 @@ def _record_refusal(warehouse: Warehouse, refused: _TooManyRejects) -> None:
         ledger.record(
             transaction, pending.table, load=refused.load, period=pending.period,
             item=pending.item, status="refused", rows=refused.copied.rows,
-            rejected=refused.copied.tally.total, seconds=refused.seconds,
+            rules=refused.copied.tally.counts, seconds=refused.seconds,
         )  # fmt: skip
         rejecting.record_rejects(
             transaction, load=refused.load, file=pending.item.path, rejects=evidence.kept

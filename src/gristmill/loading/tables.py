@@ -91,14 +91,50 @@ def find_files(table: Table, bucket: Bucket) -> dict[str, BucketObject]:
 def pending_files(
     table: Table, files: dict[str, BucketObject], warehouse: Warehouse, *, again: bool
 ) -> list[Pending]:
-    """What of the files is new or changed, by the ledger; all of them with `again`."""
+    """What of the files is new or changed, by the ledger; all of them with `again`.
+
+    A file whose load was undone is not taken in again before it changes.
+    """
     with warehouse.transaction() as transaction:
         current = ledger.current_loads(transaction, table)
+        undone = ledger.undone(transaction, table)
     return [
         Pending(table=table, period=period, item=item)
         for period, item in files.items()
-        if again or period not in current or not current[period].covers(item, table)
+        if again
+        or (
+            (period not in current or not current[period].covers(item, table))
+            and (period, item.path, item.etag) not in undone
+        )
     ]
+
+
+def noticed(
+    table: Table,
+    files: dict[str, BucketObject],
+    before: dict[str, ledger.CurrentLoad],
+    now: dict[str, ledger.CurrentLoad],
+) -> list[str]:
+    """What people would want to know of a table's files: gaps, late, rewritten, vanished ones."""
+    notes = []
+    last = max(before, default="")
+    late = [period for period in now if period not in before and period < last]
+    rewritten = [
+        period
+        for period, load in now.items()
+        if period in before and before[period].etag != load.etag
+    ]
+    vanished = [period for period in now if period not in files]
+    gaps = table.period.gaps(now) if table.period else []
+    for word, periods in (
+        ("came late", late),
+        ("rewritten", rewritten),
+        ("vanished from the bucket (its rows stay)", vanished),
+        ("MISSING, so nothing is built of it", gaps),
+    ):
+        if periods:
+            notes.append(f"{table.name}: {word}: {', '.join(periods)}")
+    return notes
 
 
 def load_pending(

@@ -82,7 +82,12 @@ def _check_dialect(table: Table, at: str) -> Iterator[Mistake]:
 
 
 def _check_period(table: Table, at: str) -> Iterator[Mistake]:
-    if table.period is None or table.period.column is None:
+    if table.period is None:
+        return
+    for name in table.period.missing:
+        if not table.period.is_name(name):
+            yield f"{at}.period.missing", f"{name!r} is no {table.period.every} as it is named."
+    if table.period.column is None:
         return
     found = table.column(table.period.column)
     if found is None:

@@ -63,6 +63,7 @@ class _ColumnSection(_Section):
 class _PeriodSection(_Section):
     every: Literal["day", "month", "year"]
     column: str | None = None
+    missing: list[str] = []
 
 
 class _CsvSection(_Section):
@@ -252,7 +253,11 @@ def _table(name: str, section: _TableSection, mistakes: _Mistakes) -> Table:
         columns=tuple(columns),
         key=tuple(section.key),
         valid=tuple(section.valid),
-        period=Period(every=section.period.every, column=section.period.column)
+        period=Period(
+            every=section.period.every,
+            column=section.period.column,
+            missing=tuple(section.period.missing),
+        )
         if section.period
         else None,
         references=tuple(references),

@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 ColumnType = Literal["integer", "number", "decimal", "text", "date", "timestamp", "boolean"]
 Scalar = str | int | float | bool
@@ -69,6 +72,8 @@ class Period:
 
     every: Literal["day", "month", "year"]
     column: str | None = None
+    missing: tuple[str, ...] = ()
+    """Periods that are known to have no file: a gap there is none."""
 
     def name(self, moment: date) -> str:
         """The period that holds a day: `2020-01` where every file covers a month."""
@@ -82,6 +87,13 @@ class Period:
             except ValueError:
                 continue
         raise ValueError(f"{text!r} is not a {self.every} such as {self.name(date(2020, 1, 31))}")
+
+    def is_name(self, text: str) -> bool:
+        """Whether a text is a period's name, exactly."""
+        try:
+            return self.parse(text) == text
+        except ValueError:
+            return False
 
     def bounds(self, name: str) -> tuple[date, date]:
         """The first day of a period and the first day after it."""
@@ -97,6 +109,17 @@ class Period:
     def following(self, name: str) -> str:
         """The period after this one."""
         return self.name(self.bounds(name)[1])
+
+    def gaps(self, names: Collection[str]) -> list[str]:
+        """The periods between the first and the last of some that are neither there nor known
+        to be missing."""
+        found = []
+        period = min(names, default="")
+        while period < max(names, default=""):
+            if period not in names and period not in self.missing:
+                found.append(period)
+            period = self.following(period)
+        return found
 
 
 _PLACEHOLDER = re.compile(r"\{period:([^}]*)\}")

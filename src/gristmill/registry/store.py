@@ -133,6 +133,11 @@ class Registry:
         with self._warehouse.transaction() as transaction:
             return [Promotion(**row) for row in transaction.rows(_queries.promotions)]
 
+    def recent_champions(self, count: int) -> list[ModelVersion]:
+        """The champion and those before it that were not taken back, the newest first."""
+        standing = dict.fromkeys(reversed(_standing(self.promotions())))
+        return [self.version(version) for version in list(standing)[:count]]
+
     def promote(self, version: str, *, by: str, why: str, force: bool = False) -> ModelVersion:
         """Make a version the champion; where it is already, nothing changes.
 

@@ -12,6 +12,7 @@ CREATE TABLE gristmill.migrations (
 );
 
 -- One row per load: which version of which object is in, by which contract; refused ones too.
+-- An undone load is not taken in again by itself; a dropped one has only its row left.
 CREATE TABLE gristmill.loads (
     load        integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     table_name  text NOT NULL,
@@ -24,8 +25,11 @@ CREATE TABLE gristmill.loads (
     status      text NOT NULL CHECK (status IN ('loaded', 'refused')),
     rows        bigint NOT NULL,
     rejected    bigint NOT NULL,
+    rules       jsonb NOT NULL DEFAULT '{}',
     seconds     double precision NOT NULL,
-    loaded_at   timestamptz NOT NULL DEFAULT now()
+    loaded_at   timestamptz NOT NULL DEFAULT now(),
+    undone_at   timestamptz,
+    dropped_at  timestamptz
 );
 CREATE INDEX loads_by_period ON gristmill.loads (table_name, period, load);
 
@@ -58,7 +62,8 @@ CREATE TABLE gristmill.builds (
     as_of      timestamptz NOT NULL,
     rows       bigint NOT NULL,
     seconds    double precision NOT NULL,
-    built_at   timestamptz NOT NULL DEFAULT now()
+    built_at   timestamptz NOT NULL DEFAULT now(),
+    dropped_at timestamptz
 );
 CREATE INDEX builds_by_period ON gristmill.builds (name, period, build);
 
