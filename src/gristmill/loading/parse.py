@@ -196,10 +196,8 @@ class Parser:
         data = block.data
         if not block.strict or b"\0" in data or data.count(b"\r") != data.count(b"\r\n"):
             return False
-        # Of a single column it takes a blank line for a null, where the exact one passes it over.
-        return len(self._header) > 1 or not (
-            data.startswith((b"\n", b"\r\n")) or b"\n\n" in data or b"\n\r\n" in data
-        )
+        # A blank line is a row of nulls to it, where the exact one passes over it.
+        return not (data.startswith((b"\n", b"\r\n")) or b"\n\n" in data or b"\n\r\n" in data)
 
     def _could_mislead(self, data: bytes) -> bool:
         """Whether the fast parser might accept a value that the grammar does not.

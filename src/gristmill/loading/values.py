@@ -6,13 +6,15 @@ What PostgreSQL or a parser would guess (`today`, `0x1F`, `05/01/2020`) is not a
 from __future__ import annotations
 
 import re
-from datetime import UTC, date, datetime
+from datetime import date
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from gristmill.project.grammar import FORMS, parse_date, parse_timestamp, value_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,17 +25,6 @@ if TYPE_CHECKING:
 
     Mask = NDArray[np.bool_]
 
-_HOUR, _SIXTIETH = "([01][0-9]|2[0-3])", "[0-5][0-9]"
-_TIME = rf"{_HOUR}:{_SIXTIETH}(:{_SIXTIETH}(\.[0-9]{{1,6}})?)?"
-_ZONE = rf"(Z|[+-]{_HOUR}(:?{_SIXTIETH})?)"
-_GRAMMAR = {
-    "integer": r"^[+-]?[0-9]+$",
-    "number": r"^[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?$",
-    "decimal": r"^[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)$",
-    "date": r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$",
-    "timestamp": r"^[0-9]{4}-[0-9]{2}-[0-9]{2}([T ]" + _TIME + _ZONE + r"?)?$",
-    "boolean": r"^(true|false|1|0)$",
-}
 _MEANT = {
     "integer": "an integer such as 42 (64 bits)",
     "number": "a finite number such as -1.5e3",
@@ -75,7 +66,7 @@ def typed(texts: pa.Array, column: Column) -> tuple[pa.Array, Mask]:
     """Texts (n) as values (n) of the column's type, and which of them are not of that type (n)."""
     if column.type == "text":
         return texts, np.zeros(len(texts), dtype=bool)
-    matching = pc.match_substring_regex(texts, _GRAMMAR[column.type])
+    matching = pc.match_substring_regex(texts, FORMS[column.type])
     candidates = pc.if_else(matching, texts, pa.scalar(None, pa.string()))
     values = _converted(candidates, column)
     return values, as_mask(pc.and_(pc.is_valid(texts), pc.is_null(values)))
@@ -92,9 +83,8 @@ def _converted(texts: pa.Array, column: Column) -> pa.Array:
             continue
         if not out_of_range(values, column):
             return values
-    parse = _PARSERS[column.type]
     return pa.array(
-        [None if text is None else parse(text, column) for text in texts.to_pylist()], type=kind
+        [None if text is None else _parsed(text, column) for text in texts.to_pylist()], type=kind
     )
 
 
@@ -123,19 +113,6 @@ def out_of_range(values: pa.Array, column: Column) -> bool:
     return False
 
 
-def _parse_integer(text: str, _column: Column) -> int | None:
-    digits = text.lstrip("+-").lstrip("0")
-    if len(digits) > 19:
-        return None
-    value = -int(digits or "0") if text.startswith("-") else int(digits or "0")
-    return value if -(2**63) <= value < 2**63 else None
-
-
-def _parse_number(text: str, _column: Column) -> float | None:
-    value = float(text)
-    return value if np.isfinite(value) else None
-
-
 def _parse_decimal(text: str, column: Column) -> Decimal | None:
     whole, _, fraction = text.lstrip("+-").partition(".")
     whole, fraction = whole.lstrip("0"), fraction.rstrip("0")
@@ -144,33 +121,11 @@ def _parse_decimal(text: str, column: Column) -> Decimal | None:
     return Decimal(f"{'-' if text.startswith('-') else ''}{whole or '0'}.{fraction or '0'}")
 
 
-def _parse_date(text: str, _column: Column) -> date | None:
-    try:
-        return date.fromisoformat(text)
-    except ValueError:
-        return None
-
-
-def _parse_timestamp(text: str, _column: Column) -> datetime | None:
-    try:
-        moment = datetime.fromisoformat(text)
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
-    except (ValueError, OverflowError):
-        return None
-
-
-def _parse_boolean(text: str, _column: Column) -> bool:
-    return text in ("true", "1")
-
-
-_PARSERS: dict[str, Any] = {
-    "integer": _parse_integer,
-    "number": _parse_number,
-    "decimal": _parse_decimal,
-    "date": _parse_date,
-    "timestamp": _parse_timestamp,
-    "boolean": _parse_boolean,
-}
+def _parsed(text: str, column: Column) -> object | None:
+    """One text of the right form as a value; None where it is none."""
+    if column.type == "decimal":
+        return _parse_decimal(text, column)
+    return value_of(text, column.type)
 
 
 def broken_rules(values: pa.Array, column: Column) -> Iterator[tuple[str, Mask, str]]:
@@ -208,7 +163,7 @@ def constant(value: object, column: Column) -> object:
     if column.type == "decimal":
         return _parse_decimal(f"{Decimal(str(value)):f}", column)
     if column.type in ("date", "timestamp"):
-        return _PARSERS[column.type](str(value), column)
+        return (parse_date if column.type == "date" else parse_timestamp)(str(value))
     return float(str(value)) if column.type == "number" else value
 
 

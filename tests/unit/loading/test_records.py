@@ -141,7 +141,11 @@ def test_a_field_knows_whether_it_stood_in_quotes():
         (b'a,b\n5" pipe,1\nc,d\n', {2: b'5" pipe,1'}, "a quote stands inside an unquoted field"),
         (b'a,b\n"x"y,1\nc,d\n', {2: b'"x"y,1'}, "text follows a closing quote"),
         (b'a,b\n"x" ,1\nc,d\n', {2: b'"x" ,1'}, "text follows a closing quote"),
-        (b"a,b\nx\ry,1\nc,d\n", {2: b"x\ry,1"}, "a carriage return stands inside an unquoted field"),
+        (
+            b"a,b\nx\ry,1\nc,d\n",
+            {2: b"x\ry,1"},
+            "a carriage return stands inside an unquoted field",
+        ),
         (b"a,b\nx,1\r\r\nc,d\n", {2: b"x,1"}, "a carriage return stands inside an unquoted field"),
         (b'a,b\n"x,1\nc,d\n', {2: b'"x,1'}, "a quote is opened and never closed"),
         (b'a,b\nx,"1', {2: b'x,"1'}, "a quote is opened and never closed"),
@@ -227,9 +231,7 @@ def test_gzip_of_any_number_of_members(members, chunk):
 def test_a_small_gzip_file_does_not_fill_the_memory():
     data = gzip.compress(bytes(40 * csv_records.BLOCK_BYTES))
 
-    sizes = [
-        len(piece) for piece in csv_records.decoded([data], path="a.csv.gz", encoding="utf-8")
-    ]
+    sizes = [len(piece) for piece in csv_records.decoded([data], path="a.csv.gz", encoding="utf-8")]
 
     assert sum(sizes) == 40 * csv_records.BLOCK_BYTES
     assert max(sizes) <= 2 * csv_records.BLOCK_BYTES
