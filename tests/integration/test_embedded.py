@@ -93,12 +93,12 @@ def superuser(home: Path) -> psycopg.Connection:
 
 def fill(warehouse: Warehouse) -> None:
     with warehouse.transaction() as transaction:
-        transaction.execute("CREATE TABLE kept AS SELECT generate_series(1, 1000) AS number")
+        transaction.execute("CREATE TABLE public.kept AS SELECT generate_series(1, 1000) AS number")
 
 
 def check_filled(warehouse: Warehouse) -> None:
     with warehouse.transaction() as transaction:
-        assert transaction.value("SELECT sum(number) FROM kept") == 500_500
+        assert transaction.value("SELECT sum(number) FROM public.kept") == 500_500
 
 
 def postmasters(home: Path) -> list[int]:
@@ -383,7 +383,7 @@ def test_stop_then_start_keeps_the_data(home: Path) -> None:
     warehouse = start(home)
     fill(warehouse)
     with psycopg.connect(warehouse.url) as idle:
-        idle.execute("INSERT INTO kept VALUES (0)")
+        idle.execute("INSERT INTO public.kept VALUES (0)")
         assert embedded.stop(home)
         with pytest.raises(psycopg.OperationalError):
             idle.execute("SELECT 1")
@@ -398,12 +398,12 @@ def test_a_postmaster_killed_in_a_transaction_while_its_children_live_on(home: P
     server = embedded.find(home)
     assert server is not None
     connection = psycopg.connect(warehouse.url)
-    connection.execute("CREATE TABLE lost AS SELECT generate_series(1, 1000)")
+    connection.execute("CREATE TABLE public.lost AS SELECT generate_series(1, 1000)")
     backend = connection.info.backend_pid
     os.kill(backend, signal.SIGSTOP)  # It cannot notice that its postmaster dies.
     os.kill(server.pid, signal.SIGKILL)
     with start(home).transaction() as transaction:
-        assert transaction.value("SELECT to_regclass('lost')::text") is None
+        assert transaction.value("SELECT to_regclass('public.lost')::text") is None
     connection.close()
     assert not Path(f"/proc/{backend}/cwd").exists()
     check_filled(start(home))

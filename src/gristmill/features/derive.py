@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 from gristmill.features import builds, sources
 from gristmill.features.builds import Built, Recipe
+from gristmill.features.limited import check_reads
 from gristmill.project.table import ALL
 from gristmill.warehouse.roles import derived_role
 from gristmill.warehouse.sql import SQL, Composed, Identifier
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
     from datetime import datetime
 
     from gristmill.features.sources import Source
@@ -34,11 +35,13 @@ def build_derived(
     Period by period, each in its own transaction; a changed definition in one transaction for all
     periods, so that no reader sees half of each. Raises BuildError.
     """
-    made = []
+    made: list[Built] = []
     while True:
         with warehouse.transaction() as transaction:
             builds.lock(transaction, derived.name)
             stale, redefined = _stale(transaction, derived, project, now=now)
+            if stale and not made:
+                _check_reads(transaction, derived, project)
             batch = [
                 builds.make(transaction, recipe) for recipe in (stale if redefined else stale[:1])
             ]
@@ -99,10 +102,23 @@ def _recipes(
     }
 
 
+def _check_reads(transaction: Transaction, derived: Derived, project: Project) -> None:
+    """Raise BuildError where the SELECT reads more than what it declares in `from`."""
+    pinned = sources.pin(transaction, project, derived.sources)
+    empty = {source.name: sources.without_rows(transaction, source) for source in pinned.values()}
+    role = derived_role(transaction.value("SELECT current_database()"))
+    check_reads(transaction, derived.name, _named(derived, empty), role)
+
+
 def _query(derived: Derived, used: Iterable[Source]) -> Composed:
     """The user's SELECT, in which the sources' names stand for their pinned rows."""
+    return _named(derived, {source.name: source.rows for source in used})
+
+
+def _named(derived: Derived, rows: Mapping[str, Composed]) -> Composed:
+    """The user's SELECT, in which the sources' names stand for these rows."""
     named = SQL(", ").join(
-        SQL("{} AS NOT MATERIALIZED ({})").format(Identifier(source.name), source.rows)
-        for source in used
+        SQL("{} AS NOT MATERIALIZED ({})").format(Identifier(name), select)
+        for name, select in rows.items()
     )
     return SQL("WITH {} SELECT * FROM (\n{}\n) AS derived").format(named, SQL(derived.sql))

@@ -16,7 +16,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, LiteralString
 from urllib.parse import quote
 
 import psycopg
@@ -52,6 +52,7 @@ _SHUTDOWN = 300.0
 _PAUSE = 0.02
 _LOG_LIMIT = 10 * 1024 * 1024
 """Bytes after which a start begins a new log and keeps the old one beside it."""
+_SET_CONFIG: LiteralString = "pg_catalog.set_config(text, text, boolean)"
 _RESERVED = {SUPERUSER, "template0", "template1"}
 
 
@@ -456,13 +457,25 @@ def _provide(server: Server, place: Place, database: str, owner: str) -> Warehou
         f"postgresql://{quote(owner, safe='')}:{quote(password, safe='')}"
         f"@{_HOST}:{server.port}/{quote(database, safe='')}"
     )
-    try:
-        psycopg.connect(url, connect_timeout=10).close()
-    except psycopg.OperationalError:
+    if not _is_provided(url):
         with _as_superuser(place, server.port) as connection:
             _provide_owner(connection, owner, password)
             _provide_database(connection, database, owner)
+        with _as_superuser(place, server.port, database) as connection:
+            _close_settings(connection, owner)
     return Warehouse(url=url)
+
+
+def _is_provided(url: str) -> bool:
+    """Whether the owner can connect, to a database that is closed as it should be."""
+    try:
+        with psycopg.connect(url, connect_timeout=10) as connection:
+            row = connection.execute(
+                f"SELECT pg_catalog.has_function_privilege('public', '{_SET_CONFIG}', 'EXECUTE')"
+            ).fetchone()
+    except psycopg.OperationalError:
+        return False
+    return row == (False,)
 
 
 def _provide_owner(connection: psycopg.Connection[Any], owner: str, password: str) -> None:
@@ -493,6 +506,16 @@ def _provide_database(connection: psycopg.Connection[Any], database: str, owner:
     for name in (database, SUPERUSER, "template1"):
         statement = sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC")
         connection.execute(statement.format(sql.Identifier(name)))
+
+
+def _close_settings(connection: psycopg.Connection[Any], owner: str) -> None:
+    """Keep a SELECT that runs as a limited role from changing back to the owner by `set_config`.
+
+    The owner may pass the right on: many clients begin with that function.
+    """
+    connection.execute(f"REVOKE EXECUTE ON FUNCTION {_SET_CONFIG} FROM PUBLIC")
+    statement = sql.SQL(f"GRANT EXECUTE ON FUNCTION {_SET_CONFIG} TO {{}} WITH GRANT OPTION")
+    connection.execute(statement.format(sql.Identifier(owner)))
 
 
 # --- What it said ---------------------------------------------------------------------------------

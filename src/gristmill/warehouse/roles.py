@@ -152,6 +152,8 @@ class _Work:
                 self._run("use_schema", schema=schema, role=role)
                 self._read(schema, role)
                 self._run("read_future_tables", maker=self.owner, schema=schema, role=role)
+        if self._transaction.value(_queries.lacks_settings, {"role": self.readers}):
+            self._run("change_settings", role=self.readers)
 
     def users(self, users: Sequence[DeclaredUser], credentials: Path) -> tuple[str, ...]:
         """Make the users that are missing and set everyone's memberships; the new ones' names."""

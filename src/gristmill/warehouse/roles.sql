@@ -79,3 +79,13 @@ GRANT SELECT ON TABLE {schema}.{table} TO {role};
 -- name: read_future_tables
 -- Lets a role read what its maker will make in a schema.
 ALTER DEFAULT PRIVILEGES FOR ROLE {maker} IN SCHEMA {schema} GRANT SELECT ON TABLES TO {role};
+
+-- name: lacks_settings
+-- Whether a role lacks the function that many clients begin with, and we may give it.
+SELECT NOT has_function_privilege(%(role)s, config.function, 'EXECUTE')
+       AND has_function_privilege(config.function, 'EXECUTE WITH GRANT OPTION')
+FROM (VALUES ('pg_catalog.set_config(text, text, boolean)')) AS config (function);
+
+-- name: change_settings
+-- Lets a role call the function that does what SET does.
+GRANT EXECUTE ON FUNCTION pg_catalog.set_config(text, text, boolean) TO {role};
