@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from gristmill.features import builds, point_in_time, sources
 from gristmill.features.builds import Built, Recipe
 from gristmill.project.features import TRAINING_SET as TRAINING_SET  # part of this room's surface
-from gristmill.warehouse.sql import SQL, Identifier
+from gristmill.warehouse.sql import SQL, Identifier, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -114,9 +114,13 @@ def _something_began(
         if declared.valid and transaction.value(
             SQL(
                 "SELECT EXISTS (SELECT FROM ({rows}) AS history "
-                "WHERE {begin} > %s AND {begin} <= %s)"
-            ).format(rows=source.rows, begin=Identifier(declared.valid[0])),
-            [since, now],
+                "WHERE {begin} > {since} AND {begin} <= {now})"
+            ).format(
+                rows=source.rows,
+                begin=Identifier(declared.valid[0]),
+                since=Literal(since),
+                now=Literal(now),
+            )
         ):
             return True
     return False

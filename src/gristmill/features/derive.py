@@ -32,8 +32,8 @@ def build_derived(
 ) -> list[Built]:
     """Build what is new or stale of a derived table; the rest is not touched.
 
-    Period by period, each in its own transaction; a changed definition in one transaction for all
-    periods, so that no reader sees half of each. Raises BuildError.
+    Period by period, each in its own transaction; where the definition or the columns changed, in
+    one transaction for all periods, so that no reader sees half of each. Raises BuildError.
     """
     made: list[Built] = []
     while True:
@@ -42,14 +42,29 @@ def build_derived(
             stale, redefined = _stale(transaction, derived, project, now=now)
             if stale and not made:
                 _check_reads(transaction, derived, project)
-            batch = [
-                builds.make(transaction, recipe) for recipe in (stale if redefined else stale[:1])
-            ]
+            batch = _made(transaction, derived, stale, together=redefined)
         for built in batch:
             report(built)
         made += batch
         if len(batch) == len(stale):
             return made
+
+
+def _made(
+    transaction: Transaction, derived: Derived, stale: list[Recipe], *, together: bool
+) -> list[Built]:
+    """The first of the stale builds; all of them where one alone would leave the others unseen."""
+    before = set(builds.current_builds(transaction, derived.name))
+    made: list[Built] = []
+    for recipe in stale:
+        if (
+            made
+            and not together
+            and before <= set(builds.current_builds(transaction, derived.name))
+        ):
+            break
+        made.append(builds.make(transaction, recipe))
+    return made
 
 
 def definition(derived: Derived) -> str:

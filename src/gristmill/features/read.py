@@ -13,7 +13,7 @@ from gristmill.features import builds
 from gristmill.features.sources import queries
 from gristmill.project.features import TRAINING_SET, Feature
 from gristmill.project.table import ALL
-from gristmill.warehouse.sql import SQL, Composed, Identifier
+from gristmill.warehouse.sql import SQL, Composed, Identifier, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -111,16 +111,22 @@ def latest(features: Features, warehouse: Warehouse, entity: object) -> LatestFe
     wanted = [one.column for one in features.features]
     with warehouse.transaction() as transaction:
         build = _current(transaction, features.table)
+        types = _types(transaction, features.table)
         row = transaction.row(
             SQL(
-                "SELECT {columns} FROM builds.{table} WHERE _build = {build} AND {key} = %s"
+                "SELECT {columns} FROM builds.{table} WHERE _build = {build} AND {key} = {entity}"
             ).format(
-                columns=SQL(", ").join(Identifier(name) for name in wanted),
+                columns=SQL(", ").join(
+                    SQL("{column}::double precision AS {column}").format(column=Identifier(name))
+                    if types[name] == "number"
+                    else Identifier(name)
+                    for name in wanted
+                ),
                 table=Identifier(features.table),
                 build=build.build,
                 key=Identifier(features.entity.column),
-            ),
-            [entity],
+                entity=Literal(entity),
+            )
         )
     if row is None:
         raise EntityNotFound(
@@ -203,12 +209,16 @@ def _table(
         "COPY (SELECT {columns} FROM builds.{table} WHERE _build = {build} ORDER BY {order}) "
         "TO STDOUT (FORMAT csv)"
     ).format(columns=columns, table=Identifier(name), build=build.build, order=Identifier(order))
+    content = b"".join(_bytes(transaction, statement))
+    kinds = {column: _ARROW_TYPES[kind] for column, kind in types.items()}
+    if not content:
+        return pa.schema(list(kinds.items())).empty_table()
     return arrow_csv.read_csv(
-        pa.BufferReader(b"".join(_bytes(transaction, statement))),
+        pa.BufferReader(content),
         read_options=arrow_csv.ReadOptions(column_names=list(types)),
         parse_options=arrow_csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=False),
         convert_options=arrow_csv.ConvertOptions(
-            column_types={column: _ARROW_TYPES[kind] for column, kind in types.items()},
+            column_types=kinds,
             null_values=[""],
             strings_can_be_null=True,
             quoted_strings_can_be_null=False,

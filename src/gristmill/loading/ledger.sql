@@ -2,6 +2,14 @@
 -- One process at a time loads a period of a table; released with the transaction.
 SELECT pg_advisory_xact_lock(hashtextextended('load ' || %(table)s || ' ' || %(period)s, 0));
 
+-- name: lock_shape
+-- Nobody else gives the table another shape or loads it meanwhile; released with the transaction.
+SELECT pg_advisory_xact_lock(hashtextextended('shape ' || %(table)s, 0));
+
+-- name: share_shape
+-- Nobody gives the table another shape meanwhile; released with the transaction.
+SELECT pg_advisory_xact_lock_shared(hashtextextended('shape ' || %(table)s, 0));
+
 -- name: current
 -- What is in: the current load of each of a table's periods.
 SELECT loads.load, loads.period, loads.file, loads.etag, loads.contract, loads.rows,

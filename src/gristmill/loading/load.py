@@ -113,11 +113,11 @@ def _load(
 ) -> Loaded | None:
     table, period, item = pending.table, pending.period, pending.item
     started = time.monotonic()
+    _ensure_parent(transaction, table)
     ledger.lock(transaction, table, period)
     current = ledger.current_loads(transaction, table).get(period)
     if current and current.covers(item, table) and not again:
         return None
-    _ensure_parent(transaction, table)
     load = ledger.next_load(transaction)
     transaction.execute(contract.create_load(table, load))
     copied = _copy(transaction, pending, load, bucket, progress)
@@ -156,8 +156,15 @@ def _shape(transaction: Transaction, table: Table) -> list[tuple[str, str, bool]
 
 
 def _ensure_parent(transaction: Transaction, table: Table) -> None:
-    """The parent table and the view, as the contract wants them."""
-    ledger.lock(transaction, table, "its parent table")
+    """The parent table and the view, as the contract wants them, and so until the commit.
+
+    Comes before the lock of a period, so that no two loads wait for each other.
+    """
+    if _shape(transaction, table) == contract.shape(table):
+        transaction.execute(ledger.queries.share_shape, {"table": table.name})
+        if _shape(transaction, table) == contract.shape(table):
+            return
+    transaction.execute(ledger.queries.lock_shape, {"table": table.name})
     found = _shape(transaction, table)
     if found == contract.shape(table):
         return
@@ -186,7 +193,15 @@ def _retire_parent(transaction: Transaction, table: Table) -> None:
             "Drop what depends on it, load again, and create it anew."
         )
     transaction.execute("SET LOCAL lock_timeout = '10s'")
-    transaction.execute(SQL("DROP VIEW public.{}").format(Identifier(table.name)))
+    try:
+        transaction.execute(SQL("DROP VIEW public.{}").format(Identifier(table.name)))
+    except StatementFailed as error:
+        if error.sqlstate != DEPENDENT_OBJECTS:
+            raise
+        raise LoadError(
+            f"{table.name}: its columns changed, and something reads it as it was: {error.detail}. "
+            "Drop what depends on it, load again, and create it anew."
+        ) from error
     retired = f"{table.name}_until_{ledger.next_load(transaction)}"
     transaction.execute(
         SQL("ALTER TABLE raw.{} RENAME TO {}").format(Identifier(table.name), Identifier(retired))
@@ -257,6 +272,8 @@ def _check_whole(
     """The rules that need the whole load: references, key, validity. Rows that break one go out."""
     table = pending.table
     broken: dict[int, tuple[str, str]] = {}
+    for reference in table.references:
+        _require_loaded(transaction, table, reference.table)
     for query in rejecting.broken_references(table, load):
         broken |= _taken_out(transaction, pending, load, query, copied)
     if table.key and not _add_key(transaction, table, load):
@@ -272,6 +289,16 @@ def _check_whole(
         copied.tally.keep_more(
             Reject(line=line, rule=rule, reason=reason, raw=raws[line])
             for line, (rule, reason) in broken.items()
+        )
+
+
+def _require_loaded(transaction: Transaction, table: Table, other: str) -> None:
+    if other != table.name and not transaction.rows(
+        ledger.queries.shape, {"relation": f'public."{other}"'}
+    ):
+        raise LoadError(
+            f"{table.name} refers to {other}, which was never loaded. "
+            f"Run `gristmill load {other}` first."
         )
 
 

@@ -82,18 +82,22 @@ def duplicates_of_key(table: Table, load: int) -> Composed:
 
 def broken_references(table: Table, load: int) -> Iterator[Composed]:
     """For each reference the rows whose value the other table does not have."""
+    own = Identifier(load_name(table, load))
     for reference in table.references:
-        target = f"{reference.table}.{reference.to_column}"
+        column, to_column = Identifier(reference.column), Identifier(reference.to_column)
+        referred = SQL("SELECT {} FROM public.{}").format(to_column, Identifier(reference.table))
+        if reference.table == table.name:  # the view will show this load, and does not yet
+            referred += SQL(" UNION ALL SELECT {} FROM raw.{}").format(to_column, own)
         yield SQL(
-            "SELECT _line, 'reference' AS rule, {reason} AS reason FROM raw.{name} AS referring "
-            "WHERE {column} IS NOT NULL AND NOT EXISTS (SELECT FROM public.{other} AS referred "
+            "SELECT _line, 'reference' AS rule, {reason} AS reason FROM raw.{own} AS referring "
+            "WHERE {column} IS NOT NULL AND NOT EXISTS (SELECT FROM ({referred}) AS referred "
             "WHERE referred.{to_column} = referring.{column})"
         ).format(
-            reason=Literal(f"{reference.column} is not in {target}"),
-            name=Identifier(load_name(table, load)),
-            column=Identifier(reference.column),
-            other=Identifier(reference.table),
-            to_column=Identifier(reference.to_column),
+            reason=Literal(f"{reference.column} is not in {reference.table}.{reference.to_column}"),
+            own=own,
+            column=column,
+            referred=referred,
+            to_column=to_column,
         )
 
 

@@ -1,4 +1,4 @@
-"""The fast pass and the exact pass give one answer: what was written, less exactly what is broken."""
+"""The fast pass and the exact pass give one answer: what was written, less what is broken."""
 
 from datetime import UTC, date, datetime
 
@@ -166,7 +166,7 @@ def files(draw):
     kinds = {column.name: column for column in COLUMNS}
     text = draw(st.sampled_from(["", "\ufeff"])) + dialect.delimiter.join(order) + ending
     line, rows, rejects = 2, [], {}
-    for number in range(draw(st.integers(1, 12))):
+    for number in range(draw(st.integers(1, 8))):
         row = {
             name: draw(
                 values[column.type] if name == "id" else st.one_of(st.none(), values[column.type])
@@ -200,7 +200,7 @@ def files(draw):
             rejects[line] = fault
         else:
             rows.append(row | {"_line": line})
-        last = draw(st.booleans()) and number == 11
+        last = draw(st.booleans()) and number == 7
         text += record + ("" if last else ending)
         line += record.count("\n") + 1
     return dialect, text.encode(), rows, rejects
@@ -231,7 +231,7 @@ def test_what_was_written_is_read_less_exactly_what_was_broken(file, block_bytes
 
 @given(file=files(), block_bytes=st.sampled_from([1, 16, 64]))
 def test_a_rejects_raw_text_is_the_files_own(file, block_bytes):
-    dialect, data, _, planted = file
+    dialect, data, _, _ = file
 
     _, rejects = parse(table(dialect=dialect), data, block_bytes=block_bytes)
 
