@@ -26,6 +26,7 @@ from gristmill.errors import EmbeddedServerError
 from gristmill.warehouse.connection import Warehouse
 from gristmill.warehouse.credentials import ensure_passwords, read_passwords, scram_verifier
 from gristmill.warehouse.files import locked, open_private, sync_folder
+from gristmill.warehouse.orphans import has_crashed, note_files, remove_orphans
 from gristmill.warehouse.place import (
     SHARED,
     Place,
@@ -89,6 +90,8 @@ def start(home: Path, *, database: str, owner: str, port: int | None = None) -> 
             place = prepare(read_place(home) or new_place(home))
             write_place(place)
             server = _settled(place) or _started(place, port)
+            if _note(place).exists():
+                _remove_orphans(server, place)
             if port not in (None, server.port):
                 raise EmbeddedServerError(
                     f"Port {port} was asked for, but the database of {home} already runs on port "
@@ -263,14 +266,13 @@ def _is_same_folder(one: Path, other: Path) -> bool:
 
 
 def _started(place: Place, port: int | None) -> Server:
-    """Start the server; where no port was asked for, on the first that it can have.
-
-    Files that a crash left in the data folder without a catalog entry could be removed here,
-    between initialising and launching, when nobody else has the folder open.
-    """
+    """Start the server; where no port was asked for, on the first that it can have."""
     programs = _programs(place)
     if not place.data.exists():
         _initialise(place, programs)
+    control = programs.path("pg_controldata")
+    if has_crashed(place.data, control, place.identity()) or _note(place).exists():
+        note_files(_note(place), place.data)
     for candidate in _ports(port, place.port):
         mark = _launch(place, programs, candidate)
         if server := _awaited(place):
@@ -445,6 +447,35 @@ def _port_taken(port: int | None) -> EmbeddedServerError:
         f"The database's port {port or DEFAULT_PORT} is taken by another program, or not ours to "
         "use. Choose another with GRISTMILL_DATABASE_PORT; without it a free one is taken."
     )
+
+
+# --- What a crash left ----------------------------------------------------------------------------
+
+
+def _note(place: Place) -> Path:
+    """Lists the files there were when a crashed server was started, until they are gone through."""
+    return place.folder / "crashed.json"
+
+
+def _remove_orphans(server: Server, place: Place) -> None:
+    """Remove the files of what was never committed, and say so in the server's log.
+
+    A server too busy to be asked is none the worse for them: the next command tries again.
+    """
+    try:
+        removed = remove_orphans(
+            _note(place), place.data, lambda database: _as_superuser(place, server.port, database)
+        )
+    except psycopg.OperationalError:
+        return
+    if removed.files or not removed.is_complete:
+        later = "" if removed.is_complete else "; some could not be judged yet"
+        line = (
+            f"gristmill: removed {removed.files} files, {removed.bytes} bytes, that a killed "
+            f"server had left of what was never committed{later}\n"
+        )
+        with os.fdopen(_opened_log(place.log), "a", encoding="utf-8") as log:
+            log.write(line)
 
 
 # --- The owner and the database -------------------------------------------------------------------
