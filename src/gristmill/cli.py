@@ -26,6 +26,7 @@ from gristmill.flow.champion import (
 )
 from gristmill.flow.check import check as check_everything
 from gristmill.flow.context import Context, home_of, open_context
+from gristmill.flow.init import draft_project
 from gristmill.flow.show import (
     declared_table,
     example_line,
@@ -135,6 +136,29 @@ def sample(
         f"{written.base_rate:.1%} of the labels are 1; "
         f"no model can reach an AUC above {written.attainable_auc:.3f} but by luck."
     )
+
+
+@app.command()
+def init(
+    source: Annotated[
+        str | None, typer.Argument(help="A folder, or an address such as s3://bucket.")
+    ] = None,
+) -> None:
+    """Draft a project file from the files of a bucket; nothing is written over."""
+    bucket = source or read_settings(_folder()).source
+    if not bucket:
+        raise typer.BadParameter("Name a folder or an address, or set GRISTMILL_SOURCE.")
+    with terminal.reporting() as report:
+        drafted = draft_project(
+            OPTIONS.project, bucket, report,
+            relative_to=Path.cwd() if source else None,
+            aws=read_amazon_settings(_folder()).as_mapping(),
+        )  # fmt: skip
+    for path, reason in drafted.left_out:
+        terminal.print_line(f"left out: {path}: {reason}")
+    for doubt in drafted.doubts:
+        terminal.print_line(f"unsure: {doubt.at}: {doubt.message}")
+    terminal.print_line(f"{drafted.file} is written. Read it, then: gristmill check")
 
 
 @app.command()
