@@ -6,16 +6,27 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psycopg
 import pytest
 from psycopg import sql
 
+from gristmill.bucket.bucket import open_bucket
+from gristmill.features.builds import Built
+from gristmill.flow import steps
+from gristmill.flow.context import Context, Home
+from gristmill.flow.report import Silence
+from gristmill.loading.load import Loaded
+from gristmill.loading.tables import Span
+from gristmill.project.read import read_project
 from gristmill.warehouse import embedded
 from gristmill.warehouse.connection import Warehouse
 from gristmill.warehouse.credentials import read_passwords
 from gristmill.warehouse.migrate import migrate
+from gristmill.warehouse.roles import AppliedUsers, apply_users
 
 OWNER = "admin"
 TEMPLATE = "migrated"
@@ -81,3 +92,72 @@ def warehouse(warehouse_home: Path, superuser: psycopg.Connection) -> Iterator[W
         yield embedded.start(warehouse_home, database=name, owner=OWNER)
     finally:
         superuser.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@dataclass(kw_only=True)
+class Shop:
+    """A project with a folder as its bucket, open for work on a database of its own."""
+
+    folder: Path
+    warehouse: Warehouse
+    toml: str = ""
+    moment: datetime = datetime(2026, 1, 1, tzinfo=UTC)
+    """What counts as now; a test moves it on."""
+
+    def declare(self, toml: str, **sql_files: str) -> None:
+        """Write the project file, and the SQL files beside it."""
+        self.toml = f'[project]\nname = "shop"\nsource = "bucket"\n{toml}'
+        (self.folder / "bucket").mkdir(exist_ok=True)
+        (self.folder / "gristmill.toml").write_text(self.toml)
+        for name, text in sql_files.items():
+            (self.folder / f"{name}.sql").write_text(text)
+
+    def put(self, path: str, content: str | bytes) -> None:
+        """Put a file into the bucket, as one that takes another's place."""
+        file = self.folder / "bucket" / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        beside = file.with_name(f"{file.name}.new")
+        beside.write_bytes(content.encode() if isinstance(content, str) else content)
+        beside.rename(file)
+
+    def remove(self, path: str) -> None:
+        """Take a file out of the bucket."""
+        (self.folder / "bucket" / path).unlink()
+
+    @property
+    def context(self) -> Context:
+        """What the steps work on, with the shop's own clock."""
+        project = read_project(self.folder)
+        moment = self.moment
+
+        class AtMoment(Context):
+            def now(self) -> datetime:
+                return moment
+
+        return AtMoment(
+            project=project,
+            warehouse=self.warehouse,
+            bucket=open_bucket(project.source, root=project.root),
+            home=Home(path=self.folder / "home"),
+            users=AppliedUsers(created=(), without_password=(), undeclared=()),
+        )
+
+    def load(self, *names: str, again: bool = False, **span: str) -> list[Loaded]:
+        """Load as the command does."""
+        return steps.load(self.context, Silence(), names, span=Span(**span), again=again)
+
+    def build(self, *names: str) -> list[Built]:
+        """Build as the command does."""
+        return steps.build(self.context, Silence(), names)
+
+    def rows(self, query: str, *parameters: object) -> list[tuple[object, ...]]:
+        """What a query gives, outside of any transaction of the shop's."""
+        with psycopg.connect(self.warehouse.url) as connection:
+            return connection.execute(query, parameters or None).fetchall()
+
+
+@pytest.fixture
+def shop(warehouse: Warehouse, tmp_path: Path) -> Shop:
+    """A project that a test declares, on a fresh database whose limited role is there."""
+    apply_users(warehouse, [], tmp_path / "credentials.json")
+    return Shop(folder=tmp_path, warehouse=warehouse)
