@@ -58,16 +58,39 @@ def create_parent(table: Table) -> Composed:
     ).format(name=Identifier(table.name), columns=_definitions(table.columns))
 
 
-def create_load(table: Table, load: int) -> Composed:
-    """One load's own table, ready to be attached without a scan."""
+def create_load(table: Table, load: int, period: str) -> Composed:
+    """One load's own table, ready to be attached without a scan.
+
+    Where a column lies in the period, the table says so, and a query for some days passes over
+    the other periods.
+    """
     return SQL(
-        "CREATE TABLE raw.{name} ({columns}, "
-        "_load integer NOT NULL DEFAULT {load} CHECK (_load = {load}), _line integer NOT NULL)"
+        "CREATE TABLE raw.{name} ({columns}, _load integer NOT NULL DEFAULT {load} "
+        "CHECK (_load = {load}), _line integer NOT NULL{within})"
     ).format(
         name=Identifier(load_name(table, load)),
         columns=_definitions(table.columns),
         load=Literal(load),
+        within=_within(table, period),
     )
+
+
+def _within(table: Table, period: str) -> Composed | SQL:
+    if table.period is None or table.period.column is None:
+        return SQL("")
+    column = table.column(table.period.column)
+    zone = " 00:00:00+00" if column and column.type == "timestamp" else ""
+    first, after = (f"{day.isoformat()}{zone}" for day in table.period.bounds(period))
+    return SQL(", CHECK ({column} >= {first} AND {column} < {after})").format(
+        column=Identifier(table.period.column), first=first, after=after
+    )
+
+
+def attach_load(table: Table, load: int) -> Composed:
+    """Make one load's table part of the parent."""
+    return SQL(
+        "ALTER TABLE raw.{parent} ATTACH PARTITION raw.{name} FOR VALUES IN ({load})"
+    ).format(parent=Identifier(table.name), name=Identifier(load_name(table, load)), load=load)
 
 
 def create_view(table: Table) -> Composed:

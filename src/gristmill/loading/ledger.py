@@ -43,6 +43,16 @@ class CurrentLoad:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FormerLoad:
+    """The load that was current before another one of its period."""
+
+    load: int
+    contract: str
+    is_kept: bool
+    """Whether its rows are still there."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Refusal:
     """A period whose newest load was refused."""
 
@@ -59,10 +69,26 @@ def lock(transaction: Transaction, table: Table, period: str) -> None:
     transaction.execute(queries.lock, {"table": table.name, "period": period})
 
 
+def share_shape(transaction: Transaction, table: Table) -> None:
+    """Wait until nobody gives the table another shape; held to the transaction's end.
+
+    Comes before the lock of a period, so that no two wait for each other.
+    """
+    transaction.execute(queries.share_shape, {"table": table.name})
+
+
 def current_loads(transaction: Transaction, table: Table) -> dict[str, CurrentLoad]:
     """What is in, by period."""
     rows = transaction.rows(queries.current, {"table": table.name})
     return {row["period"]: CurrentLoad(**row) for row in rows}
+
+
+def before(transaction: Transaction, table: Table, load: CurrentLoad) -> FormerLoad | None:
+    """The load that a current one replaced, whether or not its rows are still there."""
+    row = transaction.row(
+        queries.before, {"table": table.name, "period": load.period, "load": load.load}
+    )
+    return FormerLoad(**row) if row else None
 
 
 def undone(transaction: Transaction, table: Table) -> set[tuple[str, str, str]]:

@@ -19,21 +19,34 @@ WHERE loads.table_name = %(table)s
 ORDER BY loads.period;
 
 -- name: undone
--- What was undone and is not to be taken in again by itself.
-SELECT period, file, etag, contract FROM gristmill.loads
-WHERE table_name = %(table)s AND undone_at IS NOT NULL;
+-- What was undone and is not to be taken in again by itself: it was not asked for again since.
+SELECT undone.period, undone.file, undone.etag, undone.contract FROM gristmill.loads AS undone
+WHERE undone.table_name = %(table)s AND undone.undone_at IS NOT NULL AND NOT EXISTS (
+    SELECT FROM gristmill.loads AS again
+    WHERE again.load > undone.load AND again.undone_at IS NULL AND again.status = 'loaded'
+      AND (again.table_name, again.period, again.file, again.etag, again.contract)
+        = (undone.table_name, undone.period, undone.file, undone.etag, undone.contract)
+);
 
 -- name: before
 -- The load that was current before another one of its period.
-SELECT load FROM gristmill.loads
+SELECT load, contract, dropped_at IS NULL AS is_kept FROM gristmill.loads
 WHERE table_name = %(table)s AND period = %(period)s AND load < %(load)s
-  AND status = 'loaded' AND undone_at IS NULL AND dropped_at IS NULL
+  AND status = 'loaded' AND undone_at IS NULL
 ORDER BY load DESC
 LIMIT 1;
 
 -- name: undo
 -- Remembers that a load was undone.
 UPDATE gristmill.loads SET undone_at = now() WHERE load = %(load)s;
+
+-- name: forget_readers
+-- A load that is current again has not been superseded.
+UPDATE gristmill.loads SET readers = NULL WHERE load = %(load)s;
+
+-- name: is_attached
+-- Whether a load's table is part of its parent.
+SELECT EXISTS (SELECT FROM pg_inherits WHERE inhrelid = to_regclass(%(relation)s));
 
 -- name: unmark
 -- Takes the mark from a period.
@@ -76,6 +89,12 @@ FROM pg_attribute
 WHERE attrelid = to_regclass(%(relation)s) AND attnum > 0 AND NOT attisdropped
   AND attname NOT IN ('_load', '_line')
 ORDER BY attnum;
+
+-- name: parent
+-- The partitioned table that a table is attached to.
+SELECT parent.relname AS name
+FROM pg_inherits JOIN pg_class AS parent ON parent.oid = pg_inherits.inhparent
+WHERE pg_inherits.inhrelid = to_regclass(%(relation)s);
 
 -- name: dependents
 -- The views that read a view.

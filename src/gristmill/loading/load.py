@@ -119,18 +119,14 @@ def _load(
     if current and current.covers(item, table) and not again:
         return None
     load = ledger.next_load(transaction)
-    transaction.execute(contract.create_load(table, load))
+    transaction.execute(contract.create_load(table, load, period))
     copied = _copy(transaction, pending, load, bucket, progress)
     _check_whole(transaction, pending, load, bucket, copied)
     seconds = time.monotonic() - started
     _judge(pending, load, copied, seconds)
     relation = Identifier(contract.load_name(table, load))
     transaction.execute(SQL("ANALYZE raw.{}").format(relation))
-    transaction.execute(
-        SQL("ALTER TABLE raw.{parent} ATTACH PARTITION raw.{load} FOR VALUES IN ({number})").format(
-            parent=Identifier(table.name), load=relation, number=load
-        )
-    )
+    transaction.execute(contract.attach_load(table, load))
     rejected = copied.tally.total
     ledger.record(
         transaction, table, load=load, period=period, item=item,

@@ -1,36 +1,48 @@
 -- name: superseded_loads
--- Loads that no view shows, but for the newest ones before each current one and those in use.
-SELECT load AS number, table_name AS name
+-- Loads that no view shows, with their age within their period: the newest has age 1.
+SELECT load AS number, table_name AS name, age, readers
 FROM (
-    SELECT load, table_name, row_number() OVER (
+    SELECT load, table_name, readers, row_number() OVER (
         PARTITION BY table_name, period ORDER BY undone_at IS NOT NULL, load DESC
     ) AS age
     FROM gristmill.loads
     WHERE status = 'loaded' AND dropped_at IS NULL
 ) AS aged
-WHERE age > %(kept)s AND NOT load = ANY (%(in_use)s)
-  AND load NOT IN (SELECT load FROM gristmill.current_loads)
+WHERE load NOT IN (SELECT load FROM gristmill.current_loads)
 ORDER BY load;
+
+-- name: remember_load_readers
+-- The transactions that ran after a load was superseded, and may see it as current.
+UPDATE gristmill.loads SET readers = %(readers)s WHERE load = %(number)s;
 
 -- name: drop_load
 -- Remembers that only the ledger row of a load is left.
 UPDATE gristmill.loads SET dropped_at = now() WHERE load = %(number)s;
 
 -- name: superseded_builds
--- Builds that no view shows, but for the newest ones before each current one and those in use.
-SELECT build AS number, name
+-- Builds that no view shows, with their age within their period: the newest has age 1.
+SELECT build AS number, name, age, readers
 FROM (
-    SELECT build, name, row_number() OVER (PARTITION BY name, period ORDER BY build DESC) AS age
+    SELECT build, name, readers,
+           row_number() OVER (PARTITION BY name, period ORDER BY build DESC) AS age
     FROM gristmill.builds
     WHERE dropped_at IS NULL
 ) AS aged
-WHERE age > %(kept)s AND NOT build = ANY (%(in_use)s)
-  AND build NOT IN (SELECT build FROM gristmill.current_builds)
+WHERE build NOT IN (SELECT build FROM gristmill.current_builds)
 ORDER BY build;
+
+-- name: remember_build_readers
+-- The transactions that ran after a build was superseded, and may see it as current.
+UPDATE gristmill.builds SET readers = %(readers)s WHERE build = %(number)s;
 
 -- name: drop_build
 -- Remembers that only the ledger row of a build is left.
 UPDATE gristmill.builds SET dropped_at = now() WHERE build = %(number)s;
+
+-- name: running
+-- Every transaction that runs now, but for this one.
+SELECT coalesce(array_agg(DISTINCT virtualtransaction), '{}') FROM pg_locks
+WHERE locktype = 'virtualxid' AND pid <> pg_backend_pid();
 
 -- name: parent
 -- The partitioned table that a table is attached to.

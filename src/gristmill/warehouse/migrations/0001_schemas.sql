@@ -13,6 +13,7 @@ CREATE TABLE gristmill.migrations (
 
 -- One row per load: which version of which object is in, by which contract; refused ones too.
 -- An undone load is not taken in again by itself; a dropped one has only its row left.
+-- `readers` are the transactions that may still see a superseded one as current.
 CREATE TABLE gristmill.loads (
     load        integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     table_name  text NOT NULL,
@@ -29,7 +30,8 @@ CREATE TABLE gristmill.loads (
     seconds     double precision NOT NULL,
     loaded_at   timestamptz NOT NULL DEFAULT now(),
     undone_at   timestamptz,
-    dropped_at  timestamptz
+    dropped_at  timestamptz,
+    readers     text[]
 );
 CREATE INDEX loads_by_period ON gristmill.loads (table_name, period, load);
 
@@ -63,7 +65,8 @@ CREATE TABLE gristmill.builds (
     rows       bigint NOT NULL,
     seconds    double precision NOT NULL,
     built_at   timestamptz NOT NULL DEFAULT now(),
-    dropped_at timestamptz
+    dropped_at timestamptz,
+    readers    text[]
 );
 CREATE INDEX builds_by_period ON gristmill.builds (name, period, build);
 
