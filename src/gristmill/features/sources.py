@@ -83,6 +83,13 @@ def _pinned(transaction: Transaction, project: Project, name: str) -> Source:
                 f"tables.{name}.period.missing = {gaps}."
             )
         columns = tuple(column.name for column in table.columns)
+        found = transaction.rows(queries.columns, {"relation": f'raw."{name}"'})
+        lacking = set(columns) - {row["name"] for row in found}
+        if lacking:
+            raise BuildError(
+                f"{name} was loaded without {', '.join(sorted(lacking))}: its contract changed. "
+                f"Run `gristmill load {name}` first."
+            )
         return Source(name=name, columns=columns, loads=tuple(loads.values()))
     builds = tuple(row["build"] for row in transaction.rows(queries.current, {"name": name}))
     if not builds:
