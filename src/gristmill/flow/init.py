@@ -6,6 +6,7 @@ It never writes over a project file that is there, and reads no more than it has
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -216,8 +217,13 @@ def _with_rows(
 
 
 def _doubts_of_header(at: str, opened: Opened) -> list[Doubt]:
-    _, refused = declarable(list(opened.header))
-    return [Doubt(at=f"{at}.columns", message=f"left out: {told}") for told in refused.values()]
+    names, refused = declarable(list(opened.header))
+    doubts = [Doubt(at=f"{at}.columns", message=f"left out: {told}") for told in refused.values()]
+    numbers = [name for name in names if re.fullmatch(r"[+-]?[0-9.]+", name)]
+    if numbers:
+        told = f"columns named like values ({', '.join(numbers[:5])}): is the first line a header?"
+        doubts.append(Doubt(at=f"{at}.columns", message=told))
+    return doubts
 
 
 def _tried(inferred: InferredTable, opened: list[Opened]) -> InferredTable:

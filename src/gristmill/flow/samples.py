@@ -168,21 +168,24 @@ def _delimiter(data: bytes) -> tuple[str, list[str]]:
     start = data[:SNIFFED_BYTES]
     if len(data) > len(start):
         start = start[: _last_whole_record(start)] or data
-    best: tuple[float, int, str, list[str]] | None = None
+    block = csv_records.Block(data=start, line=1, strict=False)
+    headers: dict[str, list[str]] = {}
+    agreeing: dict[str, float] = {}
     for delimiter in DELIMITERS:
-        block = csv_records.Block(data=start, line=1, strict=False)
         found = csv_records.records(block, delimiter.encode())
         header = next(found, None)
         if header is None or header.problem:
             continue
         lengths = [len(r.fields) for r, _ in zip(found, range(SNIFFED_RECORDS), strict=False)]
-        agreeing = lengths.count(len(header.fields)) / max(len(lengths), 1)
-        names = [text.decode("utf-8", "replace") for text, _ in header.fields]
-        score = (agreeing if len(names) > 1 else agreeing / 4, len(names))
-        if best is None or score > best[:2]:
-            best = (*score, delimiter, names)
-    if best is None:
+        headers[delimiter] = [text.decode("utf-8", "replace") for text, _ in header.fields]
+        agreeing[delimiter] = lengths.count(len(header.fields)) / len(lengths) if lengths else 1
+    if not headers:
         raise LoadError("its first line is no header: the quotes in it do not match")
-    if best[0] < (TOLERATED if len(best[3]) > 1 else TOLERATED / 4):
-        raise LoadError(f"its rows do not have the {len(best[3])} fields of its first line")
-    return best[2], best[3]
+    several = [delimiter for delimiter, names in headers.items() if len(names) > 1]
+    if not several:
+        delimiter = next(iter(headers))
+        return delimiter, headers[delimiter]
+    best = max(several, key=lambda one: (agreeing[one], len(headers[one])))
+    if agreeing[best] < TOLERATED:
+        raise LoadError(f"its rows do not have the {len(headers[best])} fields of its first line")
+    return best, headers[best]
