@@ -1,6 +1,7 @@
 """Who reads while loads and builds are swapped in: never blocked, never half a table."""
 
 import threading
+from contextlib import contextmanager
 
 import psycopg
 import pytest
@@ -103,8 +104,6 @@ def test_readers_wait_for_no_load_that_has_not_committed(busy):
     held, go = threading.Event(), threading.Event()
     context = busy.context
     original = type(context.warehouse).transaction
-
-    from contextlib import contextmanager
 
     @contextmanager
     def held_at_the_end(self):
