@@ -319,12 +319,16 @@ def diff(
          ", ".join(used_by(one))]
         for one in found
     ]  # fmt: skip
-    terminal.print_table(columns, rows)
-    for one in found if period or not declared_table(context, table).period else []:
-        for example in one.examples:
-            terminal.print_line(example_line(example))
     if not found:
         terminal.print_line("Every load is the first one of its period that is kept.")
+        return
+    terminal.print_table(columns, rows)
+    for one in found:
+        if one.not_compared:
+            terminal.print_line(f"{one.period}: not in both: {', '.join(one.not_compared)}")
+    for one in found if len(found) == 1 else []:
+        for example in one.examples:
+            terminal.print_line(example_line(example))
 
 
 @app.command()

@@ -12,7 +12,7 @@ from gristmill.warehouse.sql import SQL, Identifier
 if TYPE_CHECKING:
     from gristmill.flow.context import Context
     from gristmill.flow.report import Report
-    from gristmill.loading.difference import Difference
+    from gristmill.loading.difference import Difference, Example
     from gristmill.project.table import Table
 
 
@@ -79,13 +79,10 @@ def used_by(difference: Difference) -> list[str]:
     return [*dict.fromkeys(builds), *(f"model version {version}" for version in sorted(versions))]
 
 
-def example_line(example: dict[str, Any]) -> str:
+def example_line(example: Example) -> str:
     """One row that differs, in a line: of a changed column the old value and the new one."""
-    values = []
-    for name, value in example.items():
-        if name in ("change", "_line") or name.startswith("old "):
-            continue
-        old = example.get(f"old {name}", value)
-        different = example["change"] == "changed" and old != value
-        values.append(f"{name}={old} → {value}" if different else f"{name}={value}")
-    return f"{example['change']:8} line {example['_line']}: {', '.join(values)}"
+    values = [
+        f"{name}={example.old[name]} → {value}" if name in example.old else f"{name}={value}"
+        for name, value in example.values.items()
+    ]
+    return f"{example.change:8} line {example.line}: {', '.join(values)}"

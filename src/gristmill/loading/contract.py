@@ -26,7 +26,9 @@ _POSTGRES_TYPES = {
 
 def digest(table: Table) -> str:
     """A digest of everything that decides which rows of a file are let in, and as what."""
-    contract = {name: value for name, value in asdict(table).items() if name != "path"}
+    contract = asdict(table)
+    for name in ("path", "max_rejects"):
+        contract.pop(name)
     if table.period:
         contract["period"].pop("missing")
     text = json.dumps(contract, sort_keys=True, default=str)
@@ -91,6 +93,13 @@ def attach_load(table: Table, load: int) -> Composed:
     return SQL(
         "ALTER TABLE raw.{parent} ATTACH PARTITION raw.{name} FOR VALUES IN ({load})"
     ).format(parent=Identifier(table.name), name=Identifier(load_name(table, load)), load=load)
+
+
+def detach_load(table: Table, load: int, parent: str) -> Composed:
+    """Take one load's table out of a parent."""
+    return SQL("ALTER TABLE raw.{parent} DETACH PARTITION raw.{name}").format(
+        parent=Identifier(parent), name=Identifier(load_name(table, load))
+    )
 
 
 def create_view(table: Table) -> Composed:

@@ -140,7 +140,8 @@ def _require_shown(
             "no longer kept, so it cannot be shown again. Put the right file into the bucket and "
             "load it."
         )
-    if _columns(transaction, table, old.load) != _columns(transaction, table, load.load):
+    parent, former = f'raw."{table.name}"', f'raw."{contract.load_name(table, old.load)}"'
+    if _shape(transaction, former) != _shape(transaction, parent):
         raise LoadError(
             f"{table.name}: load {old.load} of {load.period} has other columns than the contract "
             "now; change the project file back and load again."
@@ -160,9 +161,12 @@ def _named(table: Table, period: str | None) -> str | None:
 
 
 def _show_again(transaction: Transaction, table: Table, period: str, load: int) -> None:
-    """Make a superseded load current, attached again where it was tidied away."""
+    """Make a superseded load current, attached again where it was tidied away or put aside."""
     relation = f'raw."{contract.load_name(table, load)}"'
-    if not transaction.value(queries.is_attached, {"relation": relation}):
+    parent = transaction.value(queries.parent, {"relation": relation})
+    if parent not in (None, table.name):
+        transaction.execute(contract.detach_load(table, load, parent))
+    if parent != table.name:
         transaction.execute(contract.attach_load(table, load))
     transaction.execute(queries.forget_readers, {"load": load})
     ledger.mark(transaction, table, load=load, period=period)
@@ -205,7 +209,10 @@ def _compare(
 def _comparison(
     transaction: Transaction, table: Table, load: CurrentLoad, old: FormerLoad
 ) -> _Comparison:
-    before, now = (_columns(transaction, table, one) for one in (old.load, load.load))
+    before, now = (
+        {name: kind for name, kind, _ in _shape(transaction, f'raw."{relation}"')}
+        for relation in (contract.load_name(table, one) for one in (old.load, load.load))
+    )
     common = tuple(name for name, kind in now.items() if before.get(name) == kind)
     keyed = bool(table.key) and set(table.key) <= set(common)
     return _Comparison(
@@ -220,10 +227,9 @@ def _comparison(
     )
 
 
-def _columns(transaction: Transaction, table: Table, load: int) -> dict[str, str]:
-    relation = f'raw."{contract.load_name(table, load)}"'
+def _shape(transaction: Transaction, relation: str) -> list[tuple[str, str, bool]]:
     rows = transaction.rows(queries.shape, {"relation": relation})
-    return {row["name"]: row["type"] for row in rows}
+    return [(row["name"], row["type"], row["not_null"]) for row in rows]
 
 
 def _counts(comparison: _Comparison, joined: Composed) -> Composed:

@@ -44,10 +44,6 @@ UPDATE gristmill.loads SET undone_at = now() WHERE load = %(load)s;
 -- A load that is current again has not been superseded.
 UPDATE gristmill.loads SET readers = NULL WHERE load = %(load)s;
 
--- name: is_attached
--- Whether a load's table is part of its parent.
-SELECT EXISTS (SELECT FROM pg_inherits WHERE inhrelid = to_regclass(%(relation)s));
-
 -- name: unmark
 -- Takes the mark from a period.
 DELETE FROM gristmill.current_loads WHERE table_name = %(table)s AND period = %(period)s;

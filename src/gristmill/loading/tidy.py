@@ -63,7 +63,7 @@ class _Tidying:
         for row in self._free():
             old = row["age"] > KEPT and row["number"] not in in_use
             try:
-                was_attached = self._detach(row["name"], row["number"], drop=old)
+                was_attached = self._detach(row, drop=old)
             except StatementFailed as error:
                 if error.sqlstate != _LOCK_NOT_AVAILABLE:
                     raise
@@ -94,15 +94,17 @@ class _Tidying:
         self._waiting = len(superseded) - len(free)
         return free
 
-    def _detach(self, name: str, number: int, *, drop: bool) -> bool:
+    def _detach(self, row: dict[str, Any], *, drop: bool) -> bool:
         """Take one out of its parent, if it is in one, and drop it if so told; whether it was."""
+        name, number = row["name"], row["number"]
         schema, table = Identifier(self._schema), Identifier(f"{name}_{number}")
         with self._warehouse.transaction() as transaction:
+            transaction.execute(SQL("SET LOCAL lock_timeout = {}").format(LOCK_TIMEOUT))
+            transaction.execute(getattr(_queries, f"lock_{self._kind}"), {"name": name})
+            if not transaction.value(getattr(_queries, f"is_free_{self._kind}"), row):
+                return False  # shown again or dropped meanwhile
             relation = f'{self._schema}."{name}_{number}"'
             parent = transaction.value(_queries.parent, {"relation": relation})
-            if parent is None and not drop:
-                return False
-            transaction.execute(SQL("SET LOCAL lock_timeout = {}").format(LOCK_TIMEOUT))
             if parent is not None:
                 transaction.execute(
                     SQL("ALTER TABLE {0}.{1} DETACH PARTITION {0}.{2}").format(

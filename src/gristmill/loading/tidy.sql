@@ -15,6 +15,17 @@ ORDER BY load;
 -- The transactions that ran after a load was superseded, and may see it as current.
 UPDATE gristmill.loads SET readers = %(readers)s WHERE load = %(number)s;
 
+-- name: lock_load
+-- Nobody else loads or undoes this name meanwhile; released with the transaction.
+SELECT pg_advisory_xact_lock(hashtextextended('shape ' || %(name)s, 0));
+
+-- name: is_free_load
+-- Whether a load is still superseded, as it was when its readers were remembered.
+SELECT EXISTS (
+    SELECT FROM gristmill.loads
+    WHERE load = %(number)s AND dropped_at IS NULL AND readers = %(readers)s::text[]
+) AND NOT EXISTS (SELECT FROM gristmill.current_loads WHERE load = %(number)s);
+
 -- name: drop_load
 -- Remembers that only the ledger row of a load is left.
 UPDATE gristmill.loads SET dropped_at = now() WHERE load = %(number)s;
@@ -34,6 +45,17 @@ ORDER BY build;
 -- name: remember_build_readers
 -- The transactions that ran after a build was superseded, and may see it as current.
 UPDATE gristmill.builds SET readers = %(readers)s WHERE build = %(number)s;
+
+-- name: lock_build
+-- Nobody else builds this name meanwhile; released with the transaction.
+SELECT pg_advisory_xact_lock(hashtextextended('build ' || %(name)s || ' ', 0));
+
+-- name: is_free_build
+-- Whether a build is still superseded, as it was when its readers were remembered.
+SELECT EXISTS (
+    SELECT FROM gristmill.builds
+    WHERE build = %(number)s AND dropped_at IS NULL AND readers = %(readers)s::text[]
+) AND NOT EXISTS (SELECT FROM gristmill.current_builds WHERE build = %(number)s);
 
 -- name: drop_build
 -- Remembers that only the ledger row of a build is left.

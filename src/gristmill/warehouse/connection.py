@@ -61,7 +61,7 @@ class Transaction:
     def execute(self, query: Query, parameters: Parameters | None = None) -> int:
         """Run one statement; the number of rows it touched."""
         with _translated():
-            return self._connection.execute(query, parameters).rowcount
+            return self._connection.execute(_beside(query, parameters), parameters).rowcount
 
     def execute_alone(self, query: Query) -> int:
         """Run a text that someone else wrote, which is refused where it is several statements."""
@@ -71,17 +71,17 @@ class Transaction:
     def rows(self, query: Query, parameters: Parameters | None = None) -> list[dict[str, Any]]:
         """Run a query; its rows by column name."""
         with _translated(), self._connection.cursor(row_factory=dict_row) as cursor:
-            return cursor.execute(query, parameters).fetchall()
+            return cursor.execute(_beside(query, parameters), parameters).fetchall()
 
     def row(self, query: Query, parameters: Parameters | None = None) -> dict[str, Any] | None:
         """Run a query; its first row, or None."""
         with _translated(), self._connection.cursor(row_factory=dict_row) as cursor:
-            return cursor.execute(query, parameters).fetchone()
+            return cursor.execute(_beside(query, parameters), parameters).fetchone()
 
     def value(self, query: Query, parameters: Parameters | None = None) -> Any:
         """Run a query; the first column of its first row, or None."""
         with _translated():
-            row = self._connection.execute(query, parameters).fetchone()
+            row = self._connection.execute(_beside(query, parameters), parameters).fetchone()
         return None if row is None else row[0]
 
     @contextmanager
@@ -103,9 +103,25 @@ class Transaction:
         with (
             _translated(),
             self._connection.cursor() as cursor,
-            cursor.copy(statement, parameters) as copy,
+            cursor.copy(_beside(statement, parameters), parameters) as copy,
         ):
             yield from copy
+
+
+def _beside(query: Query, parameters: Parameters | None) -> Query:
+    """The query as it has to be beside parameters: a % in a name or value is no placeholder."""
+    if parameters is None or not isinstance(query, sql.Composed):
+        return query
+    return sql.Composed([_escaped(part) for part in query])
+
+
+def _escaped(part: sql.Composable) -> sql.Composable:
+    if isinstance(part, sql.Composed):
+        return sql.Composed([_escaped(inner) for inner in part])
+    if isinstance(part, (sql.Identifier, sql.Literal)):
+        # The text is the driver's own quoting of the name or value.
+        return sql.SQL(part.as_string().replace("%", "%%"))
+    return part
 
 
 @contextmanager
