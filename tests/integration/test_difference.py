@@ -428,22 +428,3 @@ def test_a_rate_in_percent_is_a_key_like_any_other(shop):
     )  # fmt: skip
 
     assert (loaded.rows, loaded.rejected) == (2, 2)
-
-
-def test_undo_shows_a_load_that_a_changed_contract_had_put_aside(shop):
-    months = ("2020-01", "2020-02")
-    shop.declare(SALES)
-    for month in months:
-        shop.put(f"sales/{month}.csv", f"date,value\n{month}-01,1\n")
-    shop.load()
-    shop.remove("sales/2020-02.csv")
-    shop.declare(SALES.replace('"number?"', '"integer"'))
-    shop.load()
-    shop.declare(SALES)
-    load(shop, "sales/2020-02.csv", "date,value\n2020-02-01,2\n")
-
-    assert take_back(shop, "sales", "2020-02")[1] == 2
-
-    assert shop.rows("SELECT date::text, value FROM sales ORDER BY 1") == [
-        ("2020-01-01", 1), ("2020-02-01", 1),
-    ]  # fmt: skip

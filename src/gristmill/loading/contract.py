@@ -95,13 +95,6 @@ def attach_load(table: Table, load: int) -> Composed:
     ).format(parent=Identifier(table.name), name=Identifier(load_name(table, load)), load=load)
 
 
-def detach_load(table: Table, load: int, parent: str) -> Composed:
-    """Take one load's table out of a parent."""
-    return SQL("ALTER TABLE raw.{parent} DETACH PARTITION raw.{name}").format(
-        parent=Identifier(parent), name=Identifier(load_name(table, load))
-    )
-
-
 def create_view(table: Table) -> Composed:
     """The view that people query: the current load of every period, the file's columns only."""
     return SQL(

@@ -161,12 +161,9 @@ def _named(table: Table, period: str | None) -> str | None:
 
 
 def _show_again(transaction: Transaction, table: Table, period: str, load: int) -> None:
-    """Make a superseded load current, attached again where it was tidied away or put aside."""
+    """Make a superseded load current, attached again where it was tidied away."""
     relation = f'raw."{contract.load_name(table, load)}"'
-    parent = transaction.value(queries.parent, {"relation": relation})
-    if parent not in (None, table.name):
-        transaction.execute(contract.detach_load(table, load, parent))
-    if parent != table.name:
+    if transaction.value(queries.parent, {"relation": relation}) is None:
         transaction.execute(contract.attach_load(table, load))
     transaction.execute(queries.forget_readers, {"load": load})
     ledger.mark(transaction, table, load=load, period=period)
