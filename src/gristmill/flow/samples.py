@@ -183,7 +183,7 @@ def _delimiter(data: bytes) -> tuple[str, list[str]]:
         raise LoadError("its first line is no header: the quotes in it do not match")
     several = [delimiter for delimiter, names in headers.items() if len(names) > 1]
     if not several:
-        delimiter = next(iter(headers))
+        delimiter = max(headers, key=agreeing.__getitem__)
         return delimiter, headers[delimiter]
     best = max(several, key=lambda one: (agreeing[one], len(headers[one])))
     if agreeing[best] < TOLERATED:

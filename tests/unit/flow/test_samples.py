@@ -61,7 +61,7 @@ def test_the_encoding_is_seen_in_the_bytes(opened, encoding, found):
 
 
 def test_a_few_strange_bytes_among_many_characters_leave_it_utf_8(opened):
-    one = opened("city,n\n".encode() + "Köln,1\n".encode() * 9 + b"K\xf6ln,2\n")
+    one = opened(b"city,n\n" + "Köln,1\n".encode() * 9 + b"K\xf6ln,2\n")
     assert one.dialect.encoding == "utf-8"
     assert "1 bytes are not UTF-8" in one.doubts[0]
 
