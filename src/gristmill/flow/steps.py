@@ -8,7 +8,13 @@ from __future__ import annotations
 from graphlib import TopologicalSorter
 from typing import TYPE_CHECKING
 
-from gristmill.errors import BuildError, LoadError
+from gristmill.errors import (
+    BuildError,
+    GristmillError,
+    LoadError,
+    ObjectChanged,
+    ObjectNotFound,
+)
 from gristmill.features.build import TRAINING_SET, build_feature_store, build_training_set
 from gristmill.features.derive import build_derived
 from gristmill.flow.runs import recorded
@@ -21,6 +27,7 @@ from gristmill.loading.tables import (
     load_pending,
     noticed,
     pending_files,
+    raise_all,
 )
 from gristmill.loading.tidy import tidy_builds, tidy_loads
 
@@ -53,15 +60,14 @@ def load(
     """
     with recorded(context.warehouse, " ".join(["load", *names])):
         done: list[Loaded] = []
-        failures = []
+        failures: list[GristmillError] = []
         for table in _tables_to_load(context, names, span):
             try:
                 done += _load_table(context, report, table, span=span, again=again)
-            except LoadError as error:
-                failures.append(str(error))
+            except (LoadError, ObjectNotFound, ObjectChanged) as error:
+                failures.append(error)
         tidy(context)
-        if failures:
-            raise LoadError("\n".join(failures))
+        raise_all(failures)
         return done
 
 

@@ -357,7 +357,8 @@ def _judge(pending: Pending, load: int, copied: _Copied, seconds: float) -> None
             f"{pending.item.path} has a header and no row. Nothing changed; "
             "write the file again, with its rows."
         )
-    if not copied.rows or rejected > pending.table.max_rejects * (copied.rows + rejected):
+    too_many = rejected > pending.table.max_rejects * (copied.rows + rejected)
+    if not copied.rows or too_many or copied.tally.keep is not None:
         raise _TooManyRejects(pending, load, copied, seconds)
 
 

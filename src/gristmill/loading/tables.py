@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gristmill.errors import LoadError
+from gristmill.errors import GristmillError, LoadError, ObjectChanged
 from gristmill.loading import ledger
 from gristmill.loading.load import Loaded, Pending, load_files, shape_changed
 from gristmill.project.table import ALL
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from gristmill.bucket.bucket import Bucket, BucketObject
     from gristmill.project.project import Project
@@ -153,19 +153,39 @@ def load_pending(
     A refused file does not keep the others from being loaded; raises LoadError for all that failed.
     """
     if shape_changed(table, warehouse):
+        _require_all_files(table, files, warehouse)
         every = [Pending(table=table, period=period, item=item) for period, item in files.items()]
         batches = [every]
     else:
         batches = [[one] for one in pending]
-    failures = []
+    failures: list[GristmillError] = []
     for batch in batches:
         try:
             for loaded in load_files(batch, bucket, warehouse, again=again, progress=progress):
                 report(loaded)
-        except LoadError as error:
-            failures.append(str(error))
+        except (LoadError, ObjectChanged) as error:
+            failures.append(error)
+    raise_all(failures)
+
+
+def raise_all(failures: Sequence[GristmillError]) -> None:
+    """Raise what failed: one as it is, several as one LoadError that tells all."""
+    if len(failures) == 1:
+        raise failures[0]
     if failures:
-        raise LoadError("\n".join(failures))
+        raise LoadError("\n".join(map(str, failures)))
+
+
+def _require_all_files(table: Table, files: dict[str, BucketObject], warehouse: Warehouse) -> None:
+    """Changed columns need every file again: refuse rather than lose a period."""
+    with warehouse.transaction() as transaction:
+        gone = sorted(ledger.current_loads(transaction, table).keys() - files.keys())
+    if gone:
+        raise LoadError(
+            f"{table.name}: its columns changed, so every file has to be loaded again, and the "
+            f"bucket no longer has that of {', '.join(gone)}. Nothing changed: put it back, or "
+            f"take its rows out first with `gristmill undo {table.name} --period {gone[0]}`."
+        )
 
 
 def in_order(project: Project, names: Iterable[str], loaded: Iterable[str]) -> list[Table]:

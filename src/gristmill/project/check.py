@@ -285,6 +285,11 @@ def _check_as_of(features: Features, project: Project) -> Iterator[Mistake]:
     column = table.column(features.as_of.column) if table else None
     if column and column.type not in ("date", "timestamp"):
         yield "features.as_of", f"{features.as_of} is {column.type}, not date or timestamp."
+    if column and column.nullable:
+        yield (
+            "features.as_of",
+            f"{features.as_of} allows null; say when each was known.",
+        )
 
 
 def _check_reference(at: str, reference: ColumnReference, project: Project) -> Iterator[Mistake]:
