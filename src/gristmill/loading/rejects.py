@@ -107,13 +107,14 @@ def overlaps(table: Table, load: int) -> Composed:
     An interval reaches from `valid_from` up to, not including, `valid_to`; an open one never ends.
     """
     valid_from, valid_to = table.valid
+    # The columns are renamed before they are compared: they may have any name, `until` too.
     return SQL(
-        "SELECT _line, CASE WHEN {valid_to} IS NULL AND until = 'infinity' THEN 'two_open' "
-        "ELSE 'overlap' END AS rule, CASE WHEN {valid_to} IS NULL AND until = 'infinity' "
-        "THEN {two_open} ELSE {overlap} END AS reason FROM (SELECT _line, {valid_from}, "
-        "{valid_to}, max(coalesce({valid_to}, 'infinity')) OVER (PARTITION BY {key} ORDER BY "
-        "{valid_from} ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS until "
-        "FROM raw.{name}) AS ordered WHERE until > {valid_from}"
+        "SELECT _line, CASE WHEN ends IS NULL AND until = 'infinity' THEN 'two_open' "
+        "ELSE 'overlap' END AS rule, CASE WHEN ends IS NULL AND until = 'infinity' "
+        "THEN {two_open} ELSE {overlap} END AS reason FROM (SELECT _line, {valid_from} AS begins, "
+        "{valid_to} AS ends, max(coalesce({valid_to}, 'infinity')) OVER (PARTITION BY {key} "
+        "ORDER BY {valid_from} ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS until "
+        "FROM raw.{name}) AS ordered WHERE until > begins"
     ).format(
         valid_from=Identifier(valid_from),
         valid_to=Identifier(valid_to),
