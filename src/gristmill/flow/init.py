@@ -42,6 +42,8 @@ MOST_OF_A_TABLE = 24 * 1024 * 1024
 LEAST_OF_A_TABLE = 256 * 1024
 MOST_FILES_OF_A_FAMILY = 36
 MOST_TABLES = 500
+MOST_TOLD = 5
+"""How many files are named that are left out for the same reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +129,19 @@ def _read_tables(
     if not tables:
         reasons = "\n".join(f"  {path}: {reason}" for path, reason in left_out[:10])
         raise ProjectError(f"No file in {bucket.url} can be a table:\n{reasons}")
-    return tables, tuple(left_out)
+    return tables, _shortened(left_out)
+
+
+def _shortened(left_out: list[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    """Of many files that were left out for one reason, some examples and how many more."""
+    kept = []
+    for reason in dict.fromkeys(reason for _, reason in left_out):
+        paths = [path for path, other in left_out if other == reason]
+        few = paths if len(paths) <= MOST_TOLD else paths[: MOST_TOLD - 1]
+        kept += [(path, reason) for path in few]
+        if len(few) < len(paths):
+            kept.append((f"and {len(paths) - len(few):,} more", reason))
+    return tuple(kept)
 
 
 def _is_own(path: str) -> bool:

@@ -31,6 +31,8 @@ SURE_NULL_WORDS = ("NA", "N/A", "NULL", "null", "NaN", "\\N")
 """Those that mean null among texts too, unless these are codes of two letters."""
 FEW_ROWS = 30
 """In a table of fewer rows anything may be unique by chance."""
+FIRST_ROWS = 1_000
+"""As many rows tell whether the line above them is a header."""
 LONGEST_KEY_TEXT = 64
 MOST_KEY_COLUMNS = 8
 """How many columns of a table are tried in keys of several columns."""
@@ -106,7 +108,7 @@ def header_is_data(header: list[str], columns: Mapping[str, pa.Array]) -> bool:
     """
     votes = 0
     for name, texts in columns.items():
-        kind = _narrowest(distinct([texts]))
+        kind = _narrowest(distinct([texts.slice(0, FIRST_ROWS)]))
         if kind in ("text", None):
             votes += _narrowest([name]) not in ("text", None)
         else:
@@ -224,28 +226,38 @@ def _narrowest(values: list[str]) -> ColumnType | None:
     """The narrowest type that all values have and that loses nothing; None without a value."""
     if not values:
         return None
+    texts = pa.array(values, pa.string())
     for kind in _ORDER:
-        if _form_fits(values, kind) and all(value_of(one, kind) is not None for one in values):
-            return "text" if _would_lose(values, kind) else kind
+        if _all_match(texts, FORMS[kind]) and _are_values(texts, kind):
+            return "text" if _would_lose(texts, kind) else kind
     return "text"
 
 
-def _form_fits(values: list[str], kind: str) -> bool:
-    array = pa.array(values, pa.string())
-    return bool(pc.all(pc.match_substring_regex(array, FORMS[kind])).as_py())
+def _all_match(texts: pa.Array, form: str) -> bool:
+    return bool(pc.all(pc.match_substring_regex(texts, form)).as_py())
 
 
-def _would_lose(values: list[str], kind: str) -> bool:
+def _are_values(texts: pa.Array, kind: str) -> bool:
+    """Whether texts of a type's form are values of it: a day there is, an integer of 64 bits."""
+    if kind == "integer" and _as_integers(texts) is not None:
+        return True
+    return all(value_of(text, kind) is not None for text in texts.to_pylist())
+
+
+def _as_integers(texts: pa.Array) -> pa.Array | None:
+    """Texts (n) of the form of integers as such (n), all at once; None where one is too large."""
+    try:
+        return pc.replace_substring_regex(texts, r"^\+", "").cast(pa.int64())
+    except pa.ArrowInvalid:
+        return None
+
+
+def _would_lose(texts: pa.Array, kind: str) -> bool:
     """Whether digits are names, not amounts: leading zeros, all signs, more than a double holds."""
-    if kind == "integer":
-        return any(re.match(r"[+-]?0[0-9]", value) for value in values) or all(
-            value.startswith("+") for value in values
-        )
-    if kind == "number":
-        return all(re.fullmatch("[+-]?[0-9]+", value) for value in values) or any(
-            re.match(r"[+-]?0[0-9]", value) for value in values
-        )
-    return False
+    if kind not in ("integer", "number"):
+        return False
+    zeros = pc.any(pc.match_substring_regex(texts, "^[+-]?0[0-9]")).as_py()
+    return bool(zeros) or _all_match(texts, r"^\+" if kind == "integer" else "^[+-]?[0-9]+$")
 
 
 def _doubt_of_text(values: list[str]) -> str | None:
@@ -289,7 +301,10 @@ def _gaps(table: Table, family: Family) -> str | None:
     gaps = table.period.gaps(there) if table.period else []
     if not gaps:
         return None
-    return f"no file for {len(gaps)} periods from {min(there)} to {max(there)}, the first {gaps[0]}"
+    return (
+        f"no file for {len(gaps)} periods from {min(there)} to {max(there)}, {gaps[0]} the first; "
+        "name them in `missing` where that is right"
+    )
 
 
 def _lies_in(table: Table, sample: FileSample) -> bool:
@@ -334,7 +349,7 @@ def _history(
         once = not said_so and _is_unique(table, (entity,), samples)
         if once or not _is_unique(table, key, samples):
             continue
-        bad = _overlaps(samples, entity, valid_from, valid_to)
+        bad = _overlaps(table, samples, entity, valid_from, valid_to)
         if bad:
             told = (
                 f"{valid_from} and {valid_to} look like a history of {entity}, but {bad} rows "
@@ -363,15 +378,22 @@ def _entities(table: Table) -> list[str]:
     )
 
 
-def _overlaps(samples: tuple[FileSample, ...], entity: str, start: str, end: str) -> int:
+def _overlaps(
+    table: Table, samples: tuple[FileSample, ...], entity: str, start: str, end: str
+) -> int:
     """How many rows end before or as they begin, or begin before an earlier one of theirs ended."""
     rows: list[tuple[str, datetime, datetime | None]] = []
     for sample in samples:
-        texts = (sample.columns[name].to_pylist() for name in (entity, start, end))
-        for who, first, last in zip(*texts, strict=True):
-            begun = parse_timestamp(first)
+        moments = {
+            text: parse_timestamp(text)
+            for text in distinct([sample.columns[start], sample.columns[end]])
+        }
+        entities = _comparable(table, entity, sample.columns[entity]).to_pylist()
+        texts = (sample.columns[name].to_pylist() for name in (start, end))
+        for who, first, last in zip(entities, *texts, strict=True):
+            begun = moments[first]
             if begun is not None:
-                rows.append((who, begun, parse_timestamp(last) if last else None))
+                rows.append((who, begun, moments.get(last)))
     rows.sort(key=lambda row: row[:2])
     bad, before, until = 0, None, None
     open_ended = False
@@ -481,5 +503,9 @@ def _comparable(table: Table, name: str, texts: pa.Array) -> pa.Array:
     column = table.column(name)
     if column is None or column.type in ("text", "date"):
         return texts
+    if column.type == "integer":
+        integers = _as_integers(texts)
+        if integers is not None:
+            return integers.cast(pa.string())
     known = {text: str(value_of(text, column.type)) for text in distinct([texts])}
     return pa.array([known.get(text) for text in texts.to_pylist()], pa.string())

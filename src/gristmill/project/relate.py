@@ -70,7 +70,9 @@ def _with_references(
 ) -> tuple[tuple[InferredTable, ...], list[Doubt]]:
     found: dict[str, list[Reference]] = {one.table.name: [] for one in tables}
     doubts = []
-    candidates = sorted(_candidates(tables), key=lambda match: _closeness(match[1], match[2], values))
+    candidates = sorted(
+        _candidates(tables), key=lambda match: _closeness(match[1], match[2], values)
+    )
     for one, column, target in candidates:
         source, to_column = one.table.name, target.table.key[0]
         taken = any(reference.column == column for reference in found[source])

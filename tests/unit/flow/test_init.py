@@ -115,6 +115,12 @@ def test_one_bad_file_does_not_keep_the_others_out(draft):
     assert "#   empty.csv: it is empty" in drafted.file.read_text()
 
 
+def test_many_files_that_are_no_tables_are_counted(draft):
+    drafted = draft({"t.csv": "id,n\n1,2\n"} | {f"{n}.jpg": b"\xff" for n in range(30)})
+    assert len(drafted.left_out) == 5
+    assert drafted.left_out[-1][0] == "and 26 more"
+
+
 def test_files_of_one_pattern_and_other_columns_are_tables_of_their_own(draft):
     drafted = draft({"s_2020.csv": "id,a\n1,2\n", "s_2021.csv": "key,b,c\n1,2,3\n"})
     assert list(drafted.project.tables) == ["s_2020", "s_2021"]
