@@ -89,3 +89,10 @@ def test_touching_intervals_and_gaps_are_no_rejects(shop):
     shop.load()
     assert shop.rows("SELECT count(*) FROM gristmill.rejects") == [(0,)]
     assert shop.rows("SELECT count(*) FROM history") == [(3,)]
+
+
+def test_a_history_of_one_thing_has_valid_from_alone_as_its_key(shop):
+    shop.declare(HISTORY.replace('key = ["idx", "since"]', 'key = ["since"]'))
+    shop.put("history.csv", ROW + "2,2024-03-01,2024-07-01\n3,2024-08-01,\n")
+    shop.load()
+    assert shop.rows("SELECT line, rule FROM gristmill.rejects") == [(3, "overlap")]

@@ -107,12 +107,13 @@ def overlaps(table: Table, load: int) -> Composed:
     An interval reaches from `valid_from` up to, not including, `valid_to`; an open one never ends.
     """
     valid_from, valid_to = table.valid
+    others = [column for column in table.key if column != valid_from]
     # The columns are renamed before they are compared: they may have any name, `until` too.
     return SQL(
         "SELECT _line, CASE WHEN ends IS NULL AND until = 'infinity' THEN 'two_open' "
         "ELSE 'overlap' END AS rule, CASE WHEN ends IS NULL AND until = 'infinity' "
         "THEN {two_open} ELSE {overlap} END AS reason FROM (SELECT _line, {valid_from} AS begins, "
-        "{valid_to} AS ends, max(coalesce({valid_to}, 'infinity')) OVER (PARTITION BY {key} "
+        "{valid_to} AS ends, max(coalesce({valid_to}, 'infinity')) OVER ({partition} "
         "ORDER BY {valid_from} ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS until "
         "FROM raw.{name}) AS ordered WHERE until > begins"
     ).format(
@@ -120,7 +121,8 @@ def overlaps(table: Table, load: int) -> Composed:
         valid_to=Identifier(valid_to),
         two_open=Literal(f"an earlier row of the same key has no {valid_to} either"),
         overlap=Literal(f"{valid_from} lies before the {valid_to} of an earlier row of the key"),
-        key=names(column for column in table.key if column != valid_from),
+        # Without another column in its key, the whole table is the history of one thing.
+        partition=SQL("PARTITION BY {}").format(names(others)) if others else SQL(""),
         name=Identifier(load_name(table, load)),
     )
 
