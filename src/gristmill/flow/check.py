@@ -31,7 +31,7 @@ def check(context: Context) -> Iterator[Checked]:
     yield Checked(level="ok", subject="database", message="answers, and is up to date")
     yield from _check_users(context)
     for table in context.project.tables.values():
-        yield _check_table(context, table)
+        yield from _check_table(context, table)
     yield from _check_time(context)
 
 
@@ -50,25 +50,35 @@ def _check_users(context: Context) -> Iterator[Checked]:
         )
 
 
-def _check_table(context: Context, table: Table) -> Checked:
-    """Whether the table's files are there and the newest has the columns of the contract."""
+def _check_table(context: Context, table: Table) -> Iterator[Checked]:
+    """Whether the table's files are there, all of them, the newest with the contract's columns."""
     subject = f"tables.{table.name}"
     try:
         files = find_files(table, context.bucket)
         newest = files[max(files)]
         extra = read_header(table, newest.path, context.bucket.stream(newest))
     except (BucketError, LoadError) as error:
-        return Checked(level="wrong", subject=subject, message=str(error))
+        yield Checked(level="wrong", subject=subject, message=str(error))
+        return
     size = sum(item.size for item in files.values())
     periods = f"{len(files)} periods, {min(files)} to {max(files)}, " if table.period else ""
     message = f"{periods}{size:,} bytes"
     if extra:
-        return Checked(
+        yield Checked(
             level="warning",
             subject=subject,
             message=f"{message}; columns the project does not name: {', '.join(extra)}",
         )
-    return Checked(level="ok", subject=subject, message=message)
+    else:
+        yield Checked(level="ok", subject=subject, message=message)
+    gaps = table.period.gaps(files) if table.period else []
+    if gaps:
+        yield Checked(
+            level="warning",
+            subject=f"{subject}.period.missing",
+            message=f"there is no file for {', '.join(gaps)}, so nothing will be built of the "
+            "others; where that is known, declare it here.",
+        )
 
 
 def _check_time(context: Context) -> Iterator[Checked]:

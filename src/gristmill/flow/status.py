@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from gristmill.errors import BucketError, LoadError
+from gristmill.errors import BucketError, LoadError, ObjectNotFound
 from gristmill.features import builds
 from gristmill.loading import contract, ledger
 from gristmill.loading.tables import find_files
@@ -14,11 +14,21 @@ from gristmill.project.features import TRAINING_SET
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from gristmill.bucket.bucket import BucketObject
     from gristmill.flow.context import Context
+    from gristmill.loading.ledger import CurrentLoad
     from gristmill.project.table import Table
 
 State = Literal[
-    "loaded", "new", "changed", "contract changed", "refused", "undone", "vanished", "missing"
+    "loaded",
+    "new",
+    "changed",
+    "contract changed",
+    "refused",
+    "undone",
+    "vanished",
+    "missing",
+    "unknown",
 ]
 
 
@@ -29,7 +39,10 @@ class PeriodStatus:
     table: str
     period: str
     state: State
-    """`loaded` is in as it lies in the bucket; all others want attention or a `load`."""
+    """`loaded` is in as it lies in the bucket; all others want attention or a `load`.
+
+    `unknown` is in, and the table's files could not be looked at.
+    """
     rows: int | None
     rejected: int | None
     load: int | None
@@ -64,10 +77,15 @@ def status(context: Context) -> Status:
     periods: list[PeriodStatus] = []
     problems: list[str] = []
     for table in context.project.tables.values():
+        files: dict[str, BucketObject] | None = None
         try:
-            periods += _periods(context, table)
+            files = find_files(table, context.bucket)
+        except ObjectNotFound as error:
+            problems.append(f"{table.name}: {error}")
+            files = {}
         except (BucketError, LoadError) as error:
             problems.append(str(error))
+        periods += _periods(context, table, files)
     champion = context.registry.champion()
     return Status(
         periods=periods,
@@ -77,31 +95,24 @@ def status(context: Context) -> Status:
     )
 
 
-def _periods(context: Context, table: Table) -> list[PeriodStatus]:
+def _periods(
+    context: Context, table: Table, files: dict[str, BucketObject] | None
+) -> list[PeriodStatus]:
     with context.warehouse.transaction() as transaction:
         current = ledger.current_loads(transaction, table)
         refused = ledger.refusals(transaction, table)
         undone = ledger.undone(transaction, table)
-    files = find_files(table, context.bucket)
+    seen = files or {}
+    gaps = table.period.gaps({*current, *seen}) if table.period else []
     found = []
-    gaps = table.period.gaps({*current, *files}) if table.period else []
-    for period in sorted({*current, *files, *gaps}):
-        load, item = current.get(period), files.get(period)
-        state: State
-        if load is None:
-            state = "new" if item else "missing"
-        elif item is None:
-            state = "vanished"
-        elif load.covers(item, table):
-            state = "loaded"
-        elif load.contract != contract.digest(table):
-            state = "contract changed"
-        else:
-            state = "changed"
-        if item and period in refused and refused[period].etag == item.etag and state != "loaded":
-            state = "refused"
-        if item and (period, item.path, item.etag) in undone and state != "loaded":
-            state = "undone"
+    for period in sorted({*current, *seen, *gaps}):
+        load, item = current.get(period), seen.get(period)
+        state = _state(table, load, item) if files is not None or not load else "unknown"
+        if item and state != "loaded":
+            if period in refused and refused[period].etag == item.etag:
+                state = "refused"
+            if (period, item.path, item.etag) in undone:
+                state = "undone"
         found.append(
             PeriodStatus(
                 table=table.name,
@@ -115,6 +126,17 @@ def _periods(context: Context, table: Table) -> list[PeriodStatus]:
             )
         )
     return found
+
+
+def _state(table: Table, load: CurrentLoad | None, item: BucketObject | None) -> State:
+    """How a period's load stands to the file that lies in the bucket now."""
+    if load is None:
+        return "new" if item else "missing"
+    if item is None:
+        return "vanished"
+    if load.covers(item, table):
+        return "loaded"
+    return "contract changed" if load.contract != contract.digest(table) else "changed"
 
 
 def _builds(context: Context) -> list[BuildStatus]:
