@@ -10,7 +10,7 @@ RUN := .venv/bin/
 GRISTMILL := $(RUN)gristmill --project $(PROJECT)
 
 .DEFAULT_GOAL := help
-.PHONY: help install up down test lint format bench clean
+.PHONY: help install up down test soak lint format bench clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -39,6 +39,9 @@ examples/clients/.env: | .venv/.installed
 
 test: install ## every test
 	$(RUN)pytest -n 2 --dist loadgroup
+
+soak: install ## the kill proof at length: 5,000 kills, an hour or more
+	$(RUN)pytest -n 2 -rP --kills 5000 tests/acceptance/test_kill.py
 
 lint: install ## style, types, and who may import whom
 	$(RUN)ruff check

@@ -17,6 +17,18 @@ settings.register_profile("gristmill", deadline=None)
 settings.load_profile("gristmill")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How long the proofs that kill at random shall go on."""
+    parser.addoption(
+        "--kills", type=int, default=200, help="how often test_kill.py kills, at the least"
+    )
+
+
+@pytest.fixture(scope="session")
+def kills(request: pytest.FixtureRequest) -> int:
+    return int(request.config.getoption("--kills"))
+
+
 class ExampleModel:
     """A model small enough to be computed by hand, and the bundle that carries it."""
 
