@@ -306,7 +306,7 @@ def _taken_out(
     `query` selects `_line`, `rule` and `reason` of every such row.
     """
     rows = copied.rows + copied.tally.total
-    bearable = int(pending.table.max_rejects * rows)
+    bearable = pending.table.bearable(rows)
     found = transaction.rows(
         SQL("{} ORDER BY _line LIMIT %s").format(query),
         [max(bearable + 1, rejecting.KEPT_PER_RULE)],
@@ -357,7 +357,7 @@ def _judge(pending: Pending, load: int, copied: _Copied, seconds: float) -> None
             f"{pending.item.path} has a header and no row. Nothing changed; "
             "write the file again, with its rows."
         )
-    too_many = rejected > pending.table.max_rejects * (copied.rows + rejected)
+    too_many = rejected > pending.table.bearable(copied.rows + rejected)
     if not copied.rows or too_many or copied.tally.keep is not None:
         raise _TooManyRejects(pending, load, copied, seconds)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
+from fractions import Fraction
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -146,6 +148,13 @@ class Table:
     def column(self, name: str) -> Column | None:
         """The column of that name."""
         return next((column for column in self.columns if column.name == name), None)
+
+    def bearable(self, rows: int) -> int:
+        """How many of a file's rows may break a rule: the share as it is written, not as a float.
+
+        As floats, 0.29 of 100 is less than 29.
+        """
+        return math.floor(Fraction(str(self.max_rejects)) * rows)
 
     @property
     def prefix(self) -> str:
