@@ -48,6 +48,11 @@ def is_identifier(name: str) -> bool:
     return last in _IDENTIFIERS or parts[0] == "id" or fused
 
 
+def counts_rows(name: str) -> bool:
+    """Whether the column only numbers the rows of its file, so that no other table knows of it."""
+    return "".join(words(name)) in {"rownames", "rowid", "rownumber", "row", "index"}
+
+
 def is_calendar(name: str) -> bool:
     """Whether the name is that of a part of time."""
     parts = words(name)

@@ -20,6 +20,8 @@ MOST_TEXTS = 100
 """More different texts in a column are names or remarks, not a feature."""
 NEARLY = 0.75
 """From this share on, values found in another table's key are told as nearly a reference."""
+MOST_TOLD = 8
+"""How many columns are named that are no features."""
 SHARED = 0.5
 """The share of a table's entities that have to be known for its columns to be features."""
 
@@ -215,7 +217,8 @@ def _features(
     ]
     chosen, left_out = _chosen(sources, entity, {key, AS_OF} | own, labelled, own)
     if left_out:
-        told = f"left out: {', '.join(left_out)}"
+        more = f" and {len(left_out) - MOST_TOLD} more" if len(left_out) > MOST_TOLD else ""
+        told = f"left out: {', '.join(left_out[:MOST_TOLD])}{more}"
         doubts.append(Doubt(at="features.features", message=told))
     if not chosen:
         told = f"no column is a feature of {entity.table.name}.{key}; derive some by SQL"
@@ -331,8 +334,15 @@ def _joins(one: InferredTable, entity: InferredTable, values: _Values) -> bool:
         return False
     if set(one.table.key) != {column, *one.table.valid[:1]}:
         return False
-    known = values.of(one, column)
-    return len(known & values.of(entity, key)) >= SHARED * max(len(known), 1)
+    known, there = values.of(one, column), values.of(entity, key)
+    common = len(known & there)
+    labels = names.is_label_table(one.table.name) or names.is_label(one.table.name)
+    if column != key or not names.is_generic(key) or labels:
+        return common >= SHARED * max(len(known), 1)
+    # Rows counted from one agree with anything that is counted from one.
+    counted = bool({"0", "1"} & known & there)
+    enough = max(len(known), len(there)) if counted else len(known)
+    return not names.counts_rows(key) and common >= SHARED * max(enough, 1)
 
 
 def _no_feature(one: InferredTable, column: Column, entity: InferredTable) -> str | None:

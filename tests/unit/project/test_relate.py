@@ -133,6 +133,25 @@ def test_a_table_that_knows_others_of_the_same_name_is_not_joined():
     assert [str(one) for one in related.features.features] == ["clients.age"]
 
 
+@pytest.mark.parametrize("key", ["id", "rownames"])
+def test_numbers_counted_from_one_do_not_join_what_has_nothing_in_common(key):
+    clients = {key: list("123456"), "age": list("345345"), "churned": list("010101")}
+    related = relate((
+        table("clients", clients),
+        table("stores", {key: ["1", "2"], "size": ["5", "6"]}),
+    ))  # fmt: skip
+    found = [str(one) for one in related.features.features]
+    assert found == ["clients.age"]
+
+
+def test_many_columns_that_are_no_features_are_counted():
+    people = {"person_id": ["1", "2"], "age": ["30", "40"], "churned": ["0", "1"]}
+    people |= {f"a.{number}": ["5", "6"] for number in range(30)}
+    related = relate((table("people", people),))
+    told = next(doubt.message for doubt in related.doubts if doubt.at == "features.features")
+    assert told.endswith("and 22 more")
+
+
 def test_nothing_to_predict_is_said():
     related = relate((table("stores", {"idx": ["1", "2"], "size": ["5", "6"]}),))
     assert related.features is None
