@@ -32,8 +32,10 @@ from gristmill.loading.tables import (
 from gristmill.loading.tidy import tidy_builds, tidy_loads
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
+    from datetime import datetime
 
+    from gristmill.bucket.bucket import BucketObject
     from gristmill.features.builds import Built
     from gristmill.flow.context import Context
     from gristmill.flow.report import Report
@@ -103,20 +105,35 @@ def _load_table(
             report.done(f"  {note}")
         return done
     report.begin(f"loading {table.name}", sum(one.item.size for one in pending))
-    load_pending(
-        table,
-        pending,
-        files,
-        context.bucket,
-        context.warehouse,
-        again=again,
-        progress=report.advance,
-        report=done.append,
-    )
-    report.done(_loaded_line(table, done))
+    try:
+        load_pending(
+            table,
+            pending,
+            files,
+            context.bucket,
+            context.warehouse,
+            again=again,
+            progress=report.advance,
+            report=done.append,
+        )
+    except (LoadError, ObjectChanged):
+        _tell_loaded(context, report, table, files, before, done)
+        raise
+    _tell_loaded(context, report, table, files, before, done)
+    return done
+
+
+def _tell_loaded(
+    context: Context,
+    report: Report,
+    table: Table,
+    files: dict[str, BucketObject],
+    before: dict[str, CurrentLoad],
+    done: list[Loaded],
+) -> None:
+    report.done(_loaded_line(table, done) if done else f"{table.name}: nothing was loaded")
     for note in noticed(table, files, before, _current(context, table)):
         report.done(f"  {note}")
-    return done
 
 
 def _current(context: Context, table: Table) -> dict[str, CurrentLoad]:
@@ -128,7 +145,7 @@ def _loaded_line(table: Table, done: list[Loaded]) -> str:
     rows, rejected = sum(one.rows for one in done), sum(one.rejected for one in done)
     parts = [f"{rows:,} rows"]
     if table.period:
-        parts.append(f"{len(done)} periods")
+        parts.append(f"{len(done)} period{'s' * (len(done) != 1)}")
     if rejected:
         parts.append(f"{rejected:,} rejected (`gristmill rejects {table.name}`)")
     extra = sorted({column for one in done for column in one.extra_columns})
@@ -140,38 +157,48 @@ def _loaded_line(table: Table, done: list[Loaded]) -> str:
 def build(context: Context, report: Report, names: Sequence[str] = ()) -> list[Built]:
     """Build what is new or stale: derived tables, then the feature store and the training set.
 
-    Raises BuildError.
+    Raises BuildError for all that failed, once what does not read them is built.
     """
     with recorded(context.warehouse, " ".join(["build", *names])):
-        project, warehouse = context.project, context.warehouse
-        wanted = _names_to_build(project, names)
+        reads = _reads(context.project)
         now = context.now()
         done: list[Built] = []
-        for name in wanted:
+        failures: dict[str, str] = {}
+        for name in _names_to_build(reads, names):
+            if failures.keys() & set(reads[name]):
+                failures[name] = f"{name} was not built, for it reads what failed."
+                continue
             report.begin(f"building {name}", 0)
-            if name in project.derived:
-                made = build_derived(
-                    project.derived[name],
-                    project,
-                    warehouse,
-                    now=now,
-                    report=lambda _: report.advance(1),
-                )
+            try:
+                made = _build(context, report, name, now=now)
+            except BuildError as error:
+                failures[name] = str(error)
+                report.done(f"{name}: failed")
             else:
-                assert project.features is not None  # only then are these names wanted
-                maker = build_training_set if name == TRAINING_SET else build_feature_store
-                one = maker(project, project.features, warehouse, now=now)
-                made = [one] if one else []
-            report.done(_built_line(name, made))
-            done += made
+                report.done(_built_line(name, made))
+                done += made
         tidy(context)
+        if failures:
+            raise BuildError("\n".join(failures.values()))
         return done
 
 
-def _names_to_build(project: Project, names: Sequence[str]) -> list[str]:
-    """What is to be built in the order in which it can be, with what it reads."""
+def _build(context: Context, report: Report, name: str, *, now: datetime) -> list[Built]:
+    project, warehouse = context.project, context.warehouse
+    if name in project.derived:
+        return build_derived(
+            project.derived[name], project, warehouse, now=now, report=lambda _: report.advance(1)
+        )
+    assert project.features is not None  # only then are other names wanted
+    maker = build_training_set if name == TRAINING_SET else build_feature_store
+    one = maker(project, project.features, warehouse, now=now)
+    return [one] if one else []
+
+
+def _reads(project: Project) -> dict[str, list[str]]:
+    """What can be built, each with what it reads of it."""
     features = project.features
-    reads: dict[str, Iterable[str]] = {
+    reads = {
         name: [source for source in derived.sources if source in project.derived]
         for name, derived in project.derived.items()
     }
@@ -179,6 +206,11 @@ def _names_to_build(project: Project, names: Sequence[str]) -> list[str]:
         sources = [source for source in features.sources if source in project.derived]
         reads[features.table] = sources
         reads |= {TRAINING_SET: [*sources, features.table]} if features.label else {}
+    return reads
+
+
+def _names_to_build(reads: Mapping[str, Iterable[str]], names: Sequence[str]) -> list[str]:
+    """What is to be built in the order in which it can be, with what it reads."""
     unknown = [name for name in names if name not in reads]
     if unknown:
         raise BuildError(f"{unknown[0]!r} is nothing that is built; there are {', '.join(reads)}.")
