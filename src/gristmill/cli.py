@@ -75,6 +75,11 @@ class _Options:
 
 OPTIONS = _Options()
 EXAMPLES_PER_RULE = 5
+EXTRAS = {
+    **dict.fromkeys(("mlflow", "onnx", "pandas", "scipy", "sklearn", "sqlalchemy"), "train"),
+    **dict.fromkeys(("msgspec", "onnxruntime", "starlette", "uvicorn"), "serve"),
+}
+"""The extra that brings a package which the base install does without."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -295,7 +300,9 @@ def rejects(
         heading = ["table_name", "period", "status", "rule", "count"]
         terminal.print_table(heading, terminal.as_rows(counts, heading))
         terminal.print_line("")
-        examples = examples_of(found, EXAMPLES_PER_RULE)
+        examples = [
+            {**one, "line": str(one["line"])} for one in examples_of(found, EXAMPLES_PER_RULE)
+        ]
         terminal.print_table(columns[2:], terminal.as_rows(examples, columns[2:]))
 
 
@@ -465,8 +472,19 @@ def main() -> None:
     except Exception as error:  # no traceback reaches a user
         if OPTIONS.debug:
             raise
-        terminal.print_error(
-            f"gristmill: an error of its own: {type(error).__name__}: {error}\n"
-            "Run it again with --debug, as in `gristmill --debug load`, and report what it prints."
-        )
+        terminal.print_error(_unexpected(error))
         sys.exit(1)
+
+
+def _unexpected(error: Exception) -> str:
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        extra = EXTRAS.get(error.name.split(".")[0])
+        if extra:
+            return (
+                f"gristmill: this needs the package {error.name}, which the extra {extra!r} "
+                f"brings: pip install 'gristmill[{extra}]'."
+            )
+    return (
+        f"gristmill: an error of its own: {type(error).__name__}: {error}\n"
+        "Run it again with --debug, as in `gristmill --debug load`, and report what it prints."
+    )

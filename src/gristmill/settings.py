@@ -34,7 +34,7 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=1, le=65535)
     """The port that the API listens on."""
     bundle: Path | None = None
-    """The bundle that a worker of the API serves; set by `gristmill serve`."""
+    """The bundle that `gristmill.serving.entry:application` serves."""
     user: str = Field(default="", validation_alias="USER")
     """Who runs the command, for the record of promotions."""
 

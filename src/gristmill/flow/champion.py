@@ -70,7 +70,7 @@ def list_versions(context: Context) -> list[dict[str, Any]]:
             if any(promotion.version == version.version for promotion in promotions)
             else "never",
             "registered_at": version.registered_at,
-            "why": version.reasons[-1],
+            "why": "" if version.verdict == "promote" else version.reasons[-1],
         }
         for version in reversed(versions)
     ]

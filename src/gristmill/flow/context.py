@@ -28,6 +28,17 @@ class Home:
 
     path: Path
 
+    def make(self) -> None:
+        """Make its folders where they are missing: what lies in them is nobody else's to read."""
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in (self.bundles, self.artifacts, self.spool, self.log):
+            folder.mkdir(mode=0o700, exist_ok=True)
+
+    @property
+    def log(self) -> Path:
+        """What runs in the background writes here what it has to say."""
+        return self.path / "log"
+
     @property
     def credentials(self) -> Path:
         """The passwords of the database's users; only its owner reads it."""
@@ -85,7 +96,6 @@ def open_context(
     """Find or start the database, bring it up to date, and name the bucket (not yet reached)."""
     bucket = open_bucket(project.source, root=project.root, options=aws)
     folder = Home(path=home_of(project.root, home))
-    folder.path.mkdir(parents=True, exist_ok=True)
     warehouse = (
         Warehouse(url=database_url)
         if database_url
@@ -96,14 +106,15 @@ def open_context(
             port=database_port,
         )
     )
+    folder.make()
     migrate(warehouse)
     users = apply_users(warehouse, project.database.users, folder.credentials)
     return Context(project=project, warehouse=warehouse, bucket=bucket, home=folder, users=users)
 
 
 def home_of(root: Path, home: Path | None) -> Path:
-    """The home of the project in a folder; `home` where one is chosen."""
+    """The home of the project in a folder; a chosen one starts there too, where it is relative."""
     try:
-        return (home or root / ".gristmill").resolve()
+        return (root / (home or ".gristmill")).resolve()
     except (OSError, RuntimeError) as error:
         raise GristmillError(f"The home {home} cannot be found: {error}.") from error

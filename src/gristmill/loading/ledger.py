@@ -60,8 +60,21 @@ class Refusal:
     period: str
     file: str
     etag: str
+    contract: str
+    rows: int
+    """How many rows were good."""
     rejected: int
+    by_reference: bool
+    """Whether some were rejected for what another table held then."""
     loaded_at: datetime
+
+    def still_holds(self, item: BucketObject, table: Table) -> bool:
+        """Whether the same object would be refused again, by all that is known."""
+        return (
+            (self.file, self.etag, self.contract) == (item.path, item.etag, contract.digest(table))
+            and self.rejected > table.max_rejects * (self.rows + self.rejected)
+            and not self.by_reference
+        )
 
 
 def lock(transaction: Transaction, table: Table, period: str) -> None:

@@ -103,7 +103,8 @@ ORDER BY name;
 
 -- name: last_refusals
 -- For each period of a table, its newest load where that was refused.
-SELECT newest.load, newest.period, newest.file, newest.etag, newest.rejected, newest.loaded_at
+SELECT newest.load, newest.period, newest.file, newest.etag, newest.contract, newest.rows,
+       newest.rejected, newest.rules ? 'reference' AS by_reference, newest.loaded_at
 FROM (
     SELECT DISTINCT ON (period) * FROM gristmill.loads
     WHERE table_name = %(table)s

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gristmill.errors import GristmillError, LoadError, ObjectChanged
+from gristmill.errors import GristmillError, LoadError, LoadRefused, ObjectChanged
 from gristmill.loading import ledger
 from gristmill.loading.load import Loaded, Pending, load_files, shape_changed
 from gristmill.project.table import ALL
@@ -158,7 +158,7 @@ def load_pending(
         batches = [every]
     else:
         batches = [[one] for one in pending]
-    failures: list[GristmillError] = []
+    failures: list[GristmillError] = [] if again else _refused_before(table, batches, warehouse)
     for batch in batches:
         try:
             for loaded in load_files(batch, bucket, warehouse, again=again, progress=progress):
@@ -166,6 +166,30 @@ def load_pending(
         except (LoadError, ObjectChanged) as error:
             failures.append(error)
     raise_all(failures)
+
+
+def _refused_before(
+    table: Table, batches: list[list[Pending]], warehouse: Warehouse
+) -> list[GristmillError]:
+    """Take out the files that were refused as they are; the errors that say so again."""
+    with warehouse.transaction() as transaction:
+        refusals = ledger.refusals(transaction, table)
+    found: list[GristmillError] = []
+    for batch in batches.copy():
+        one = batch[0]
+        refusal = refusals.get(one.period)
+        if len(batch) == 1 and refusal and refusal.still_holds(one.item, table):
+            batches.remove(batch)
+            total = refusal.rows + refusal.rejected
+            found.append(
+                LoadRefused(
+                    f"{one.item.path} is as it was when load {refusal.load} refused it: "
+                    f"{refusal.rejected:,} of {total:,} rows break the contract of {table.name}. "
+                    f"Mend it (`gristmill rejects {table.name}` shows them), or try again with "
+                    "--again."
+                )
+            )
+    return found
 
 
 def raise_all(failures: Sequence[GristmillError]) -> None:

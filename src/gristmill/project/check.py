@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Mistake = tuple[str, str]
 """The key of the project file, and what is wrong there."""
 
-RESERVED = {"_load", "_line", "_build"}
+RESERVED = {"_load", "_line", "_build", "_entity"}
 SYSTEM_COLUMNS = {"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"}
 """The columns that every table of PostgreSQL has."""
 MOST_DIGITS = 38
@@ -371,7 +371,7 @@ def _check_database(project: Project) -> Iterator[Mistake]:
 
 
 def _check_workflows(project: Project) -> Iterator[Mistake]:
-    commands = {"load", "build", "train", "score", "watch", "show"}
+    commands = {"load", "build", "train", "run", "show"}
     for workflow in project.workflows.values():
         at = f"workflows.{workflow.name}"
         for step in workflow.steps:

@@ -12,6 +12,8 @@ from gristmill.warehouse.sql import SQL
 if TYPE_CHECKING:
     from gristmill.warehouse.connection import Transaction, Warehouse
 
+OLDEST_POSTGRES = 17
+
 _LOCK = 6018461
 """The advisory lock that lets one process migrate at a time."""
 
@@ -22,6 +24,7 @@ def migrate(warehouse: Warehouse) -> list[str]:
     Raises WarehouseError where the database was migrated by a newer or a changed Gristmill.
     """
     with warehouse.transaction() as transaction:
+        _require_version(transaction)
         transaction.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
         applied = _applied(transaction)
         missing = {name: text for name, text in _migrations().items() if name not in applied}
@@ -32,6 +35,18 @@ def migrate(warehouse: Warehouse) -> list[str]:
                 [name, _digest(text)],
             )
     return list(missing)
+
+
+def _require_version(transaction: Transaction) -> None:
+    found = transaction.row(
+        "SELECT current_setting('server_version') AS name, "
+        "current_setting('server_version_num')::integer / 10000 AS major"
+    )
+    if found and found["major"] < OLDEST_POSTGRES:
+        raise WarehouseError(
+            f"The database is PostgreSQL {found['name']}; Gristmill needs {OLDEST_POSTGRES} or "
+            "newer. Upgrade it, or leave out GRISTMILL_DATABASE_URL to use the embedded one."
+        )
 
 
 def _applied(transaction: Transaction) -> set[str]:
