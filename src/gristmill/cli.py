@@ -84,6 +84,12 @@ EXTRAS = {
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        terminal.print_line(f"gristmill {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def options(
     project: Annotated[
@@ -91,13 +97,15 @@ def options(
     ] = Path(DEFAULT_FILE),
     *,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
-    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    _: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", callback=_print_version, is_eager=True
+        ),
+    ] = False,
 ) -> None:
     """Keep what stands before the command."""
     OPTIONS.project, OPTIONS.debug = project, debug
-    if version:
-        terminal.print_line(f"gristmill {__version__}")
-        raise typer.Exit
 
 
 def _folder() -> Path:
