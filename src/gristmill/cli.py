@@ -43,7 +43,12 @@ from gristmill.loading.difference import difference
 from gristmill.loading.difference import undo as undo_load
 from gristmill.loading.tables import Span
 from gristmill.project.read import DEFAULT_FILE, read_project
-from gristmill.settings import Settings, read_amazon_settings, read_settings
+from gristmill.settings import (
+    Settings,
+    read_amazon_settings,
+    read_settings,
+    share_processors,
+)
 from gristmill.warehouse.connect import connection_url, psql_command
 
 if TYPE_CHECKING:
@@ -467,6 +472,7 @@ def _replace_by(arguments: list[str], environment: Any) -> NoReturn:
 
 def main() -> None:
     """The command `gristmill`: exit 0 done, 1 refused or failed, 2 wrong usage."""
+    share_processors()
     try:
         app()
     except GristmillError as error:
