@@ -311,7 +311,7 @@ def test_a_file_asked_for_again_is_one_like_any_other(clients):
     take_back(clients, "clients")
     clients.load(again=True)
 
-    clients.declare(KEYED.replace('key = ["idx"]', 'key = ["idx"]\nmax_rejects = 0.5'))
+    clients.declare(KEYED.replace('"number?"', '{ type = "number?", max = 100 }'))
     assert [one.load for one in clients.load()] == [4]
     clients.declare(KEYED)
     assert [one.load for one in clients.load()] == [5]
