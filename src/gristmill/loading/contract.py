@@ -38,7 +38,12 @@ def digest(table: Table) -> str:
 def _said(value: object) -> object:
     """What is declared, without what is not: a rule that a later version adds changes nothing."""
     if isinstance(value, dict):
-        return {name: _said(one) for name, one in value.items() if one not in (None, False, ())}
+        # Nought is said: `in` and `==` would take it for False.
+        return {
+            name: _said(one)
+            for name, one in value.items()
+            if one is not None and one is not False and one != ()
+        }
     return [_said(one) for one in value] if isinstance(value, tuple) else value
 
 
