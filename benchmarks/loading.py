@@ -74,7 +74,7 @@ def _row(name: str, found: list[dict], limit: float) -> dict:
 
 
 def _copy(url: str, path: Path) -> dict:
-    psql = find_programs().psql
+    psql = find_programs().path("psql")
     statements = [
         "DROP TABLE IF EXISTS public.copied",
         "CREATE TABLE public.copied "

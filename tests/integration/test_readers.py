@@ -7,6 +7,8 @@ import psycopg
 import pytest
 from psycopg import IsolationLevel
 
+from gristmill.loading import ledger
+
 LIVENESS = 60
 """Seconds after which something that waits counts as waiting for ever."""
 
@@ -183,3 +185,51 @@ def test_counts_are_never_short_or_double_while_loads_run(busy):
 
     assert not failures
     assert ("2020-03", 6) in seen
+
+
+SWAPS = 40
+SHOWN = 3
+
+
+def swap_in(connection, number):
+    """What a load does at its end, alone: a table of one row is attached and takes period 2."""
+    period = number if number <= SHOWN else 2
+    connection.execute(
+        "INSERT INTO gristmill.loads (load, table_name, period, file, etag, bytes, modified_at, "
+        "contract, status, rows, rejected, seconds) OVERRIDING SYSTEM VALUE VALUES "
+        "(%s, 't', %s, '', '', 0, now(), '', 'loaded', 1, 0, 0)",
+        [number, period],
+    )
+    connection.execute(
+        f"CREATE TABLE raw.t_{number} (v int, _load int NOT NULL CHECK (_load = {number}))"
+    )
+    connection.execute(f"INSERT INTO raw.t_{number} VALUES (1, {number})")
+    connection.execute(
+        f"ALTER TABLE raw.t ATTACH PARTITION raw.t_{number} FOR VALUES IN ({number})"
+    )
+    parameters = {"table": "t", "period": str(period), "load": number}
+    connection.execute(ledger.queries.hold, parameters)
+    connection.execute(ledger.queries.mark, parameters)
+
+
+@pytest.mark.parametrize("prepare", [False, True])
+def test_a_mark_never_comes_without_its_partition(warehouse, prepare):
+    """In one open READ COMMITTED transaction, with cached plans or without."""
+    with psycopg.connect(warehouse.url, autocommit=True) as owner:
+        owner.execute("CREATE TABLE raw.t (v int, _load int NOT NULL) PARTITION BY LIST (_load)")
+        owner.execute(
+            "CREATE VIEW public.t AS SELECT v FROM raw.t "
+            "WHERE _load = ANY (gristmill.shown_loads('t'))"
+        )
+    for number in range(1, SHOWN + 1):
+        with psycopg.connect(warehouse.url) as loader:
+            swap_in(loader, number)
+    counts = []
+    with psycopg.connect(warehouse.url) as reader:
+        for number in range(SHOWN + 1, SWAPS):
+            found = reader.execute("SELECT count(*) FROM public.t", prepare=prepare)
+            counts += found.fetchone()
+            with psycopg.connect(warehouse.url) as loader:
+                swap_in(loader, number)
+
+    assert set(counts) == {SHOWN}

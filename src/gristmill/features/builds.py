@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from gristmill.errors import BuildError, StatementFailed
 from gristmill.features.limited import limited
 from gristmill.features.sources import queries
+from gristmill.loading.contract import plan_anew
 from gristmill.project.table import ALL
 from gristmill.warehouse.sql import SQL, Composed, Identifier
 
@@ -140,15 +141,16 @@ def make(transaction: Transaction, recipe: Recipe) -> Built:
             "seconds": seconds,
         },
     )
-    transaction.execute(
-        queries.mark, {"name": recipe.name, "period": recipe.period, "build": build}
-    )
+    parameters = {"name": recipe.name, "period": recipe.period, "build": build}
+    transaction.execute(queries.hold, parameters)
+    transaction.execute(queries.mark, parameters)
     return Built(name=recipe.name, period=recipe.period, build=build, rows=rows, seconds=seconds)
 
 
 def forget_other_periods(transaction: Transaction, name: str, periods: Iterable[str]) -> None:
     """Take the mark from the periods of a name that its source no longer has."""
     transaction.execute(queries.unmark, {"name": name, "periods": list(periods)})
+    transaction.execute(plan_anew("builds", name, "_build"))
 
 
 def _relation(name: str, build: int) -> Identifier:
@@ -227,8 +229,7 @@ def _ensure_parent(transaction: Transaction, recipe: Recipe, build: int) -> None
         transaction.execute(
             SQL(
                 "CREATE VIEW public.{parent} AS SELECT {columns} FROM builds.{parent} "
-                "WHERE _build = ANY (ARRAY("
-                "SELECT build FROM gristmill.current_builds WHERE name = {literal}))"
+                "WHERE _build = ANY (gristmill.shown_builds({literal}))"
             ).format(
                 parent=parent, columns=_listed(name for name, _ in wanted), literal=recipe.name
             )

@@ -25,11 +25,17 @@ OVERRIDING SYSTEM VALUE
 VALUES (%(build)s, %(name)s, %(period)s, %(definition)s, %(loads)s, %(builds)s, %(as_of)s,
         %(rows)s, %(seconds)s);
 
+-- name: hold
+-- Held until others have been told of what is attached; where nothing is shown yet, needless.
+SELECT pg_advisory_xact_lock(6018464, %(build)s)
+WHERE EXISTS (SELECT FROM gristmill.current_builds WHERE name = %(name)s AND period = %(period)s);
+
 -- name: mark
 -- Moves the mark that the view reads.
 INSERT INTO gristmill.current_builds (name, period, build)
 VALUES (%(name)s, %(period)s, %(build)s)
-ON CONFLICT (name, period) DO UPDATE SET build = excluded.build;
+ON CONFLICT (name, period)
+DO UPDATE SET previous = current_builds.build, build = excluded.build;
 
 -- name: unmark
 -- Takes the mark from periods whose source is no longer there.

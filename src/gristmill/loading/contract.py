@@ -107,11 +107,21 @@ def attach_load(table: Table, load: int) -> Composed:
     ).format(parent=Identifier(table.name), name=Identifier(load_name(table, load)), load=load)
 
 
+def plan_anew(schema: str, parent: str, mark: str) -> Composed:
+    """Have cached plans on a partitioned table made anew: its marks moved, and nothing else did.
+
+    Setting what is set already is enough, and keeps no reader waiting.
+    """
+    return SQL("ALTER TABLE ONLY {}.{} ALTER COLUMN {} SET STATISTICS -1").format(
+        Identifier(schema), Identifier(parent), Identifier(mark)
+    )
+
+
 def create_view(table: Table) -> Composed:
     """The view that people query: the current load of every period, the file's columns only."""
     return SQL(
-        "CREATE VIEW public.{name} AS SELECT {columns} FROM raw.{name} WHERE _load = ANY (ARRAY("
-        "SELECT load FROM gristmill.current_loads WHERE table_name = {literal}))"
+        "CREATE VIEW public.{name} AS SELECT {columns} FROM raw.{name} "
+        "WHERE _load = ANY (gristmill.shown_loads({literal}))"
     ).format(
         name=Identifier(table.name),
         columns=names(column.name for column in table.columns),

@@ -156,4 +156,6 @@ def record(
 
 def mark(transaction: Transaction, table: Table, *, load: int, period: str) -> None:
     """Make a load the current one of its period: what the views show from the commit on."""
-    transaction.execute(queries.mark, {"table": table.name, "period": period, "load": load})
+    parameters = {"table": table.name, "period": period, "load": load}
+    transaction.execute(queries.hold, parameters)
+    transaction.execute(queries.mark, parameters)

@@ -72,11 +72,18 @@ OVERRIDING SYSTEM VALUE
 VALUES (%(load)s, %(table)s, %(period)s, %(file)s, %(etag)s, %(bytes)s, %(modified_at)s,
         %(contract)s, %(status)s, %(rows)s, %(rejected)s, %(rules)s, %(seconds)s);
 
+-- name: hold
+-- Held until others have been told of what is attached; where nothing is shown yet, needless.
+SELECT pg_advisory_xact_lock(6018463, %(load)s)
+WHERE EXISTS (SELECT FROM gristmill.current_loads
+              WHERE table_name = %(table)s AND period = %(period)s);
+
 -- name: mark
 -- Moves the mark that the view reads.
 INSERT INTO gristmill.current_loads (table_name, period, load)
 VALUES (%(table)s, %(period)s, %(load)s)
-ON CONFLICT (table_name, period) DO UPDATE SET load = excluded.load;
+ON CONFLICT (table_name, period)
+DO UPDATE SET previous = current_loads.load, load = excluded.load;
 
 -- name: shape
 -- A relation's columns as the catalog has them, Gristmill's own left out.

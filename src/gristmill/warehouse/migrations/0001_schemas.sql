@@ -40,6 +40,7 @@ CREATE TABLE gristmill.current_loads (
     table_name text NOT NULL,
     period     text NOT NULL,
     load       integer NOT NULL REFERENCES gristmill.loads,
+    previous   integer,
     PRIMARY KEY (table_name, period)
 );
 
@@ -71,11 +72,56 @@ CREATE TABLE gristmill.builds (
 CREATE INDEX builds_by_period ON gristmill.builds (name, period, build);
 
 CREATE TABLE gristmill.current_builds (
-    name   text NOT NULL,
-    period text NOT NULL,
-    build  integer NOT NULL REFERENCES gristmill.builds,
+    name     text NOT NULL,
+    period   text NOT NULL,
+    build    integer NOT NULL REFERENCES gristmill.builds,
+    previous integer,
     PRIMARY KEY (name, period)
 );
+
+-- What the views show. Declared immutable, so that PostgreSQL reads the marks while it plans a
+-- query, where it also finds the partitions: read while the query runs, a mark could name what was
+-- attached after the planning, and its month would be missing. A transaction is visible shortly
+-- before others are told of the partition that it attached; until they are, it holds its lock, and
+-- the copy before is shown. Opening a table that nobody else opens takes in what was told so far.
+-- Cached plans are made anew whenever something is attached; who moves a mark without attaching
+-- has to see to that (`plan_anew`).
+CREATE TABLE gristmill.told ();
+
+CREATE FUNCTION gristmill.is_told(kind integer, number integer) RETURNS boolean
+LANGUAGE sql VOLATILE PARALLEL SAFE SET search_path = pg_catalog
+AS $$
+    SELECT CASE WHEN pg_try_advisory_lock_shared(kind, number)
+                THEN pg_advisory_unlock_shared(kind, number) ELSE false END
+$$;
+
+CREATE FUNCTION gristmill.shown_loads(of_table text) RETURNS integer[]
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog
+AS $$
+DECLARE
+    shown integer[];
+BEGIN
+    SELECT array_agg(CASE WHEN previous IS NULL OR gristmill.is_told(6018463, load)
+                          THEN load ELSE previous END)
+    INTO shown FROM gristmill.current_loads WHERE table_name = of_table;
+    PERFORM pg_relation_size('gristmill.told');
+    RETURN coalesce(shown, '{}');
+END
+$$;
+
+CREATE FUNCTION gristmill.shown_builds(of_name text) RETURNS integer[]
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog
+AS $$
+DECLARE
+    shown integer[];
+BEGIN
+    SELECT array_agg(CASE WHEN previous IS NULL OR gristmill.is_told(6018464, build)
+                          THEN build ELSE previous END)
+    INTO shown FROM gristmill.current_builds WHERE name = of_name;
+    PERFORM pg_relation_size('gristmill.told');
+    RETURN coalesce(shown, '{}');
+END
+$$;
 
 CREATE TABLE gristmill.runs (
     run         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
