@@ -1,12 +1,12 @@
 """One load of the activity by Gristmill; prints seconds and memory."""
 
 import json
-import resource
 import sys
 import time
 from pathlib import Path
 
 from benchmarks import data
+from benchmarks.children import greatest_memory
 from gristmill.bucket.bucket import open_bucket
 from gristmill.loading.load import Pending, load_files
 from gristmill.project.table import ALL
@@ -20,5 +20,5 @@ started = time.monotonic()
 pending = Pending(table=table, period=ALL, item=bucket.stat(table.path))
 load_files([pending], bucket, Warehouse(url=url), again=True, progress=lambda _: None)
 seconds = time.monotonic() - started
-memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+memory = greatest_memory()
 print(json.dumps({"seconds": seconds, "megabytes": memory}))

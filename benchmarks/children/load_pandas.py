@@ -1,12 +1,13 @@
 """The first rows of the activity by pandas, as people do it; prints seconds and memory."""
 
 import json
-import resource
 import sys
 import time
 
 import pandas as pd
 from sqlalchemy import create_engine, text
+
+from benchmarks.children import greatest_memory
 
 url, path, rows = sys.argv[1:]
 engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://", 1))
@@ -16,7 +17,7 @@ with engine.begin() as connection:
     frame.to_sql("activity_pandas", connection, schema="public", if_exists="replace", index=False)
     connection.execute(text("ALTER TABLE public.activity_pandas ADD PRIMARY KEY (idx, valid_from)"))
 seconds = time.monotonic() - started
-memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+memory = greatest_memory()
 with engine.begin() as connection:
     connection.execute(text("DROP TABLE public.activity_pandas"))
 print(json.dumps({"seconds": seconds, "megabytes": memory}))

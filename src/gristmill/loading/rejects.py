@@ -127,6 +127,22 @@ def overlaps(table: Table, load: int) -> Composed:
     )
 
 
+def any_overlap(table: Table, load: int) -> Composed:
+    """Whether any row begins before the one that began last has ended, by the key's index alone."""
+    valid_from, valid_to = table.valid
+    others = [column for column in table.key if column != valid_from]
+    return SQL(
+        "SELECT EXISTS (SELECT FROM (SELECT {valid_from} AS begins, "
+        "lag(coalesce({valid_to}, 'infinity')) OVER ({partition} ORDER BY {valid_from}) AS until "
+        "FROM raw.{name}) AS ordered WHERE until > begins)"
+    ).format(
+        valid_from=Identifier(valid_from),
+        valid_to=Identifier(valid_to),
+        partition=SQL("PARTITION BY {}").format(names(others)) if others else SQL(""),
+        name=Identifier(load_name(table, load)),
+    )
+
+
 def raws(
     stream: Iterable[bytes | memoryview], table: Table, path: str, lines: set[int]
 ) -> dict[int, str]:
