@@ -6,7 +6,9 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import date, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -19,6 +21,8 @@ from moto.server import ThreadedMotoServer
 
 from gristmill.bucket.bucket import Bucket, open_bucket
 from gristmill.errors import BucketError, ObjectChanged, ObjectNotFound
+from gristmill.loading.tables import find_files
+from gristmill.project.table import Column, Period, Table
 
 KEYS = {
     "AWS_ACCESS_KEY_ID": "key",
@@ -114,6 +118,22 @@ def test_a_listing_is_sorted_and_agrees_with_stat(place: Place) -> None:
     assert [place.bucket.stat(item.path) for item in listed] == listed
     assert all(item.size == len(item.path) for item in listed)
     assert all(item.modified_at.utcoffset() is not None for item in listed)
+
+
+def test_more_periods_are_listed_than_a_page_holds(place: Place) -> None:
+    """S3 answers a listing a thousand keys at a time."""
+    sales = Table(
+        name="sales",
+        path="sales/{period:%Y-%m-%d}.csv",
+        columns=(Column(name="value", type="integer"),),
+        period=Period(every="day"),
+    )
+    first = date(2020, 1, 1)
+    days = [(first + timedelta(days=number)).isoformat() for number in range(1_005)]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda day: place.put(f"sales/{day}.csv", b"value\n1\n"), days))
+
+    assert list(find_files(sales, place.bucket)) == days
 
 
 def test_a_prefix_is_a_folder(place: Place) -> None:
