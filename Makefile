@@ -38,7 +38,7 @@ examples/clients/.env: | .venv/.installed
 	@echo 'GRISTMILL_SOURCE=bucket' > $@
 
 test: install ## every test
-	$(RUN)pytest -n 2 --dist loadscope --no-loadscope-reorder
+	$(RUN)pytest -n 2 --dist loadgroup
 
 soak: install ## the kill proof at length: 5,000 kills, an hour or more
 	$(RUN)pytest -n 2 -rP --kills 5000 tests/acceptance/test_kill.py
