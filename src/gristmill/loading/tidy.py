@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from gristmill.errors import StatementFailed
+from gristmill.loading.contract import plan_anew
 from gristmill.warehouse.queries import load_queries
 from gristmill.warehouse.sql import SQL, Identifier
 
@@ -78,11 +79,15 @@ class _Tidying:
         """What is superseded and ended for every transaction that began before it was.
 
         Whoever takes a snapshot later sees the new mark, so the transactions to wait for are among
-        those that run when a superseded load or build is first met.
+        those that run when a superseded load or build is first met. Then too sessions are told
+        again of what took its place: one that listed the partitions during its commit missed it.
         """
         with self._warehouse.transaction() as transaction:
             superseded = transaction.rows(getattr(_queries, f"superseded_{self._kind}s"))
             running = set(transaction.value(_queries.running)) if superseded else set()
+            met = [row for row in superseded if row["readers"] is None]
+            for name in sorted({row["name"] for row in met}):
+                transaction.execute(plan_anew(self._schema, name, f"_{self._kind}"))
             for row in superseded:
                 if row["readers"] is None:
                     row["readers"] = sorted(running)
