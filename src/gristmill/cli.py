@@ -434,6 +434,15 @@ def predict(
 
 
 @app.command()
+def score(
+    *, again: Annotated[bool, typer.Option("--again", help="Also what is scored already.")] = False
+) -> None:
+    """Answer for everyone in the feature store, into the predictions table."""
+    with terminal.reporting() as report:
+        steps.score(_open(), report, again=again)
+
+
+@app.command()
 def mlflow(
     *,
     port: Annotated[int, typer.Option(min=1, max=65535, help="The port.")] = 5000,

@@ -297,8 +297,10 @@ def test_the_training_set_has_what_was_known_when_the_label_was(clients):
 def test_both_ways_out_read_the_same_types(clients):
     features = clients.context.project.features
     trained = read.training_set(features, clients.warehouse)
-    stored = read.all_latest(features, clients.warehouse)
     one = read.latest(features, clients.warehouse, 1)
+    with clients.warehouse.transaction() as transaction:
+        build = read.feature_store_build(features, transaction).build
+        batches = list(read.latest_batches(features, transaction, build, size=2))
 
     assert [(feature.name, feature.type) for feature in trained.features] == [
         ("attr", "text"), ("score", "number"), ("rate %", "integer"),
@@ -311,7 +313,8 @@ def test_both_ways_out_read_the_same_types(clients):
     assert trained.table["as_of"].to_pylist() == [
         date(2020, 3, 1), date(2020, 2, 1), date(2020, 4, 30),
     ]  # fmt: skip
-    assert stored.to_pylist()[0] == {"idx": 1} | one.features
+    assert [batch.keys.to_pylist() for batch in batches] == [["1", "2"], ["3", "4"], ["5"]]
+    assert batches[0].features.to_pylist()[0] == one.features
     assert {type(value) for value in one.features.values()} == {str, float, int}
     assert one.as_of == clients.moment
 

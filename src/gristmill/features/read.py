@@ -1,9 +1,9 @@
-"""The only two ways out of the features: `training_set` for training, `latest` for answering."""
+"""The only two ways out of the features: `training_set` for training, `latest…` for answering."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, LiteralString
 
 import pyarrow as pa
 import pyarrow.csv as arrow_csv
@@ -16,7 +16,7 @@ from gristmill.project.table import ALL
 from gristmill.warehouse.sql import SQL, Composed, Identifier, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from datetime import datetime
 
     from gristmill.features.builds import CurrentBuild
@@ -49,6 +49,18 @@ class LatestFeatures:
     """The moment that the feature store describes."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class LatestBatch:
+    """Some entities with their latest features, in the order of their keys."""
+
+    keys: pa.ChunkedArray
+    """The entities' keys as texts."""
+    features: pa.Table
+    """A column per feature, by its name."""
+    records: pa.ChunkedArray
+    """The features of each as a JSON object: NaN is null, dates and times are ISO 8601."""
+
+
 _FEATURE_TYPES: dict[str, FeatureType] = {
     "smallint": "integer",
     "integer": "integer",
@@ -70,6 +82,16 @@ _ARROW_TYPES: dict[FeatureType, pa.DataType] = {
     "timestamp": pa.timestamp("us", tz="UTC"),
     "boolean": pa.bool_(),
 }
+_POSTGRES_TYPES: dict[FeatureType, LiteralString] = {
+    "integer": "bigint",
+    "number": "numeric",
+    "text": "text",
+    "date": "date",
+    "timestamp": "timestamptz",
+    "boolean": "boolean",
+}
+# No column of a project has a blank in its name.
+_PLACE, _RECORD = "the place", "the record"
 
 
 def training_set(features: Features, warehouse: Warehouse) -> TrainingSet:
@@ -108,32 +130,53 @@ def latest(features: Features, warehouse: Warehouse, entity: object) -> LatestFe
 
     Raises EntityNotFound, BuildError where there is no feature store yet.
     """
-    wanted = [one.column for one in features.features]
+    return latest_of(features, warehouse, [entity])[0]
+
+
+def latest_of(
+    features: Features, warehouse: Warehouse, entities: Sequence[object]
+) -> list[LatestFeatures]:
+    """The same for some entities, in their order, by one query.
+
+    Raises EntityNotFound for the first that is not there; then none is returned.
+    """
     with warehouse.transaction() as transaction:
         build = _current(transaction, features.table)
         types = _types(transaction, features.table)
-        row = transaction.row(
+        key = features.entity.column
+        rows = transaction.rows(
             SQL(
-                "SELECT {columns} FROM builds.{table} WHERE _build = {build} AND {key} = {entity}"
+                "SELECT given.place AS {place}, {columns} "
+                "FROM unnest({keys}::text[]) WITH ORDINALITY AS given (key, place) "
+                "JOIN builds.{table} AS store "
+                "ON store._build = {build} AND store.{key} = given.key::{type}"
             ).format(
+                place=Identifier(_PLACE),
                 columns=SQL(", ").join(
-                    SQL("{column}::double precision AS {column}").format(column=Identifier(name))
-                    if types[name] == "number"
-                    else Identifier(name)
-                    for name in wanted
+                    SQL("store.{0}{1} AS {0}").format(
+                        Identifier(name),
+                        SQL("::double precision" if types[name] == "number" else ""),
+                    )
+                    for name in _names(features, types)
                 ),
+                keys=Literal([str(entity) for entity in entities]),
                 table=Identifier(features.table),
                 build=build.build,
-                key=Identifier(features.entity.column),
-                entity=Literal(entity),
+                key=Identifier(key),
+                type=SQL(_POSTGRES_TYPES[types[key]]),
             )
         )
-    if row is None:
-        raise EntityNotFound(
-            f"The feature store has no {features.entity.column} {entity!r}. Its rows are those of "
-            f"{features.entity.table} as of {build.as_of:%Y-%m-%d %H:%M} UTC."
-        )
-    return LatestFeatures(features=row, as_of=build.as_of)
+    found = {row.pop(_PLACE): row for row in rows}
+    for place, entity in enumerate(entities, start=1):
+        if place not in found:
+            raise EntityNotFound(
+                f"The feature store has no {key} {entity!r}. Its rows are those of "
+                f"{features.entity.table} as of {build.as_of:%Y-%m-%d %H:%M} UTC."
+            )
+    return [
+        LatestFeatures(features=found[place], as_of=build.as_of)
+        for place in range(1, len(entities) + 1)
+    ]
 
 
 def any_entity(features: Features, warehouse: Warehouse) -> object:
@@ -150,18 +193,81 @@ def any_entity(features: Features, warehouse: Warehouse) -> object:
         )  # fmt: skip
 
 
-def all_latest(features: Features, warehouse: Warehouse) -> pa.Table:
-    """The whole feature store: entity and features, one row per entity, in the entities' order."""
-    with warehouse.transaction() as transaction:
-        build = _current(transaction, features.table)
-        wanted = [features.entity.column, *(one.column for one in features.features)]
-        types = _types(transaction, features.table)
-        return _table(
-            transaction,
-            build,
-            {name: types[name] for name in wanted},
-            order=features.entity.column,
+def feature_store_build(features: Features, transaction: Transaction) -> CurrentBuild:
+    """The current build of the feature store; raises BuildError where there is none."""
+    return _current(transaction, features.table)
+
+
+def latest_batches(
+    features: Features, transaction: Transaction, build: int, *, size: int
+) -> Iterator[LatestBatch]:
+    """Everyone in a build of the feature store, up to `size` of them at a time.
+
+    No more than a batch is held, here and in the database. Raises BuildError where the feature
+    store lacks a feature.
+    """
+    types = _types(transaction, features.table)
+    names = _names(features, types)
+    after: str | None = None
+    while True:
+        statement = _batch_statement(features, types, names, build, after=after, size=size)
+        kinds = {_PLACE: pa.string(), _RECORD: pa.string()}
+        kinds |= {name: _ARROW_TYPES[types[name]] for name in names}
+        table = _read_csv(transaction, statement, kinds)
+        if table.num_rows:
+            keys = table.column(_PLACE)
+            yield LatestBatch(
+                keys=keys, features=table.select(names), records=table.column(_RECORD)
+            )
+            after = keys[-1].as_py()
+        if table.num_rows < size:
+            return
+
+
+def _batch_statement(
+    features: Features,
+    types: Mapping[str, FeatureType],
+    names: Sequence[str],
+    build: int,
+    *,
+    after: str | None,
+    size: int,
+) -> Composed:
+    """A COPY of the next rows behind a key: key, record, features."""
+    key = Identifier(features.entity.column)
+    plain = SQL(", ").join(
+        SQL("nullif({0}::double precision, 'NaN') AS {0}").format(Identifier(name))
+        if types[name] == "number"
+        else Identifier(name)
+        for name in names
+    )
+    return SQL(
+        "COPY (SELECT {key}::text, "
+        "(SELECT row_to_json(record) FROM (SELECT {plain}) AS record), {columns} "
+        "FROM builds.{table} WHERE _build = {build} {behind} ORDER BY {key} LIMIT {size}) "
+        "TO STDOUT (FORMAT csv)"
+    ).format(
+        key=key,
+        plain=plain,
+        columns=SQL(", ").join(_as_csv(name, types[name]) for name in names),
+        table=Identifier(features.table),
+        build=build,
+        # The text takes the key's own type, whatever that is.
+        behind=SQL("AND {} > {}").format(key, Literal(after)) if after is not None else SQL(""),
+        size=size,
+    )
+
+
+def _names(features: Features, types: Mapping[str, FeatureType]) -> list[str]:
+    """The features' columns; raises BuildError where the feature store lacks one."""
+    names = [one.column for one in features.features]
+    missing = [name for name in [features.entity.column, *names] if name not in types]
+    if missing:
+        raise BuildError(
+            f"{features.table} has no {', '.join(missing)}, which is asked of it. It has "
+            f"{', '.join(types)}: train a model of these, or declare the feature and build again."
         )
+    return names
 
 
 def _current(transaction: Transaction, name: str) -> CurrentBuild:
@@ -194,28 +300,40 @@ def _table(
 ) -> pa.Table:
     """Columns of a build as an Arrow table, exactly: floats and nulls survive the way."""
     name = transaction.value("SELECT name FROM gristmill.builds WHERE build = %s", [build.build])
-    # A time is printed in UTC in the one form that the reader knows.
-    columns = SQL(", ").join(
-        SQL("to_char({} AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.USZ')").format(
-            Identifier(column)
-        )
-        if kind == "timestamp"
-        else SQL("{}::double precision").format(Identifier(column))
-        if kind == "number"
-        else Identifier(column)
-        for column, kind in types.items()
-    )
     statement = SQL(
         "COPY (SELECT {columns} FROM builds.{table} WHERE _build = {build} ORDER BY {order}) "
         "TO STDOUT (FORMAT csv)"
-    ).format(columns=columns, table=Identifier(name), build=build.build, order=Identifier(order))
+    ).format(
+        columns=SQL(", ").join(_as_csv(column, kind) for column, kind in types.items()),
+        table=Identifier(name),
+        build=build.build,
+        order=Identifier(order),
+    )
+    return _read_csv(
+        transaction, statement, {column: _ARROW_TYPES[kind] for column, kind in types.items()}
+    )
+
+
+def _as_csv(column: str, kind: FeatureType) -> Composed:
+    """A column as the reader takes it: a time is printed in UTC in the one form that it knows."""
+    if kind == "timestamp":
+        return SQL("to_char({} AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.USZ')").format(
+            Identifier(column)
+        )
+    if kind == "number":
+        return SQL("{}::double precision").format(Identifier(column))
+    return SQL("{}").format(Identifier(column))
+
+
+def _read_csv(
+    transaction: Transaction, statement: Composed, kinds: Mapping[str, pa.DataType]
+) -> pa.Table:
     content = b"".join(_bytes(transaction, statement))
-    kinds = {column: _ARROW_TYPES[kind] for column, kind in types.items()}
     if not content:
         return pa.schema(list(kinds.items())).empty_table()
     return arrow_csv.read_csv(
         pa.BufferReader(content),
-        read_options=arrow_csv.ReadOptions(column_names=list(types)),
+        read_options=arrow_csv.ReadOptions(column_names=list(kinds)),
         parse_options=arrow_csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=False),
         convert_options=arrow_csv.ConvertOptions(
             column_types=kinds,

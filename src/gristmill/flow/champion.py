@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from gristmill.errors import BuildError
-from gristmill.features.read import latest
+from gristmill.features.read import latest_of
 from gristmill.predictions.prediction import (
     Prediction,
     entity_key_from_text,
@@ -86,24 +86,24 @@ def predict(context: Context, entities: Sequence[str]) -> list[Prediction]:
         raise BuildError("The project declares no [features], so there is nothing to predict from.")
     bundle = champion_bundle(context)
     predictor = load_predictor(bundle)
-    made = []
-    for text in entities:
-        started = time.monotonic()
-        key = entity_key_from_text(text, bundle.manifest.entity)
-        found = latest(features, context.warehouse, key).features
-        values = {name: json_value(value) for name, value in found.items()}
-        answer = predictor.answer(values)
-        made.append(
-            Prediction(
-                prediction_id=new_prediction_id(),
-                entity=str(key),
-                features=values,
-                probability=answer.probability,
-                label=answer.label,
-                model_version=bundle.manifest.version,
-                predicted_at=datetime.now(UTC),
-                latency_ms=(time.monotonic() - started) * 1000,
-            )
+    started = time.monotonic()
+    keys = [entity_key_from_text(text, bundle.manifest.entity) for text in entities]
+    found = latest_of(features, context.warehouse, keys)
+    rows = [{name: json_value(value) for name, value in one.features.items()} for one in found]
+    answers = predictor.answers(rows)
+    now, latency_ms = datetime.now(UTC), (time.monotonic() - started) * 1000
+    made = [
+        Prediction(
+            prediction_id=new_prediction_id(),
+            entity=str(key),
+            features=row,
+            probability=answer.probability,
+            label=answer.label,
+            model_version=bundle.manifest.version,
+            predicted_at=now,
+            latency_ms=latency_ms,
         )
+        for key, row, answer in zip(keys, rows, answers, strict=True)
+    ]
     record(context.warehouse, made)
     return made

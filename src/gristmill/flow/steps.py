@@ -1,6 +1,7 @@
-"""The order of things: load, build, train, promote. Each step is safe to call twice, even at once.
+"""The order of things: load, build, train, promote, score.
 
-What has been done is known from the ledger, never from who calls.
+Each step is safe to call twice, even at once. What has been done is known from the ledger, never
+from who calls.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from gristmill.errors import (
 )
 from gristmill.features.build import TRAINING_SET, build_feature_store, build_training_set
 from gristmill.features.derive import build_derived
+from gristmill.flow.champion import champion_bundle
 from gristmill.flow.runs import recorded
 from gristmill.flow.train import train_version, trained_already
 from gristmill.loading import ledger
@@ -30,6 +32,7 @@ from gristmill.loading.tables import (
     raise_all,
 )
 from gristmill.loading.tidy import tidy_builds, tidy_loads
+from gristmill.predictions.score import score as score_everyone
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
     from gristmill.flow.report import Report
     from gristmill.loading.ledger import CurrentLoad
     from gristmill.loading.load import Loaded
+    from gristmill.predictions.score import Scored
     from gristmill.project.project import Project
     from gristmill.project.table import Table
     from gristmill.registry.version import ModelVersion
@@ -256,6 +260,32 @@ def promote(
 ) -> ModelVersion:
     """Make a version the champion; against the gate's verdict only by force."""
     return context.registry.promote(version, by=by, why=why, force=force)
+
+
+def score(context: Context, report: Report, *, again: bool = False) -> Scored:
+    """Put the champion's answer for everyone in the feature store on record, all or nothing.
+
+    Where it has answered this feature store already, nothing is done, unless `again`. Raises
+    NoChampion, BuildError, BundleError.
+    """
+    with recorded(context.warehouse, "score"):
+        scored, now = score_everyone(
+            champion_bundle(context),
+            context.warehouse,
+            again=again,
+            begin=lambda entities: report.begin("scoring", entities),
+            progress=report.advance,
+        )
+        report.done(f"score: {_scored_line(scored, now=now)}")
+        return scored
+
+
+def _scored_line(scored: Scored, *, now: bool) -> str:
+    share = f", {scored.positives / scored.entities:.1%} of them 1" if scored.entities else ""
+    whom = f"version {scored.model_version}, {scored.entities:,} entities{share}"
+    if not now:
+        return f"unchanged, {whom}, scored at {scored.scored_at:%Y-%m-%d %H:%M} UTC"
+    return f"{whom}, {scored.entities / scored.seconds:,.0f} a second"
 
 
 def run(context: Context, report: Report) -> None:

@@ -14,6 +14,8 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+import numpy as np
+
 from gristmill.errors import InvalidFeatures
 
 if TYPE_CHECKING:
@@ -52,6 +54,17 @@ def new_prediction_id() -> UUID:
     number = number & ~(0xF << 76) | (0x7 << 76)
     number = number & ~(0x3 << 62) | (0x2 << 62)
     return UUID(int=number)
+
+
+def new_prediction_ids(count: int) -> list[str]:
+    """So many of them at once, as texts in ascending order."""
+    octets = np.frombuffer(os.urandom(16 * count), np.uint8).reshape(count, 16).copy()
+    milliseconds = time.time_ns() // 1_000_000
+    octets[:, :6] = np.frombuffer(milliseconds.to_bytes(6, "big"), np.uint8)
+    octets[:, 6] = octets[:, 6] & 0x0F | 0x70
+    octets[:, 8] = octets[:, 8] & 0x3F | 0x80
+    digits = octets.tobytes().hex()
+    return sorted(digits[place : place + 32] for place in range(0, len(digits), 32))
 
 
 def json_value(value: object) -> JSONScalar:
