@@ -21,12 +21,21 @@ GristmillError
 ├── PredictionError            no answer can be given
 │   ├── InvalidFeatures        … because of one field of the request
 │   ├── EntityNotFound         … because the entity is unknown
-│   └── SpoolError             … because it could not be put on record
+│   ├── SpoolError             … because it could not be put on record
+│   ├── KeyReused              … because its key came with another request before
+│   ├── KeyInUse               … because its key's first request is not answered yet
+│   ├── InvalidOutcome         … and none can be recorded: what is told of it is wrong
+│   └── OutcomesRefused        … of a file: its lines are wrong
 └── ServingError               the API cannot run
     └── PortTaken              … its port is in use
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class GristmillError(Exception):
@@ -135,6 +144,30 @@ class EntityNotFound(PredictionError):
 
 class SpoolError(PredictionError):
     """The prediction could not be put on record, so it is not given."""
+
+
+class KeyReused(PredictionError):
+    """This Idempotency-Key came with another request before; a new request takes a new key."""
+
+
+class KeyInUse(PredictionError):
+    """The first request with this Idempotency-Key is not answered yet; send it again later."""
+
+
+class InvalidOutcome(PredictionError):
+    """What is told of an outcome is wrong."""
+
+    def __init__(self, message: str | None = None, *, field: str = "") -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class OutcomesRefused(PredictionError):
+    """A file of outcomes is wrong; nothing of it is recorded."""
+
+    def __init__(self, message: str | None = None, *, lines: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.lines = tuple(lines)
 
 
 class ServingError(GristmillError):
