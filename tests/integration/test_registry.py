@@ -1,19 +1,26 @@
 """The record of model versions, in a real Postgres, with the real MLflow beside it."""
 
+import hashlib
 import json
 import logging
+import os
+import pwd
+import re
+import shutil
 import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import psycopg
 import pytest
+import sklearn
 from mlflow import MlflowClient
 
-from gristmill.errors import NoChampion, RegistryError, VersionNotFound
+from gristmill.errors import BundleError, NoChampion, RegistryError, VersionNotFound
 from gristmill.project.features import Feature
 from gristmill.registry.store import Registry
 from gristmill.registry.tracking import tracking_url
@@ -50,11 +57,6 @@ REFUSE = Verdict(
 )
 
 
-def write_bundle(folder: Path, version: str) -> None:
-    folder.mkdir()
-    (folder / "manifest.json").write_text(json.dumps({"version": version}))
-
-
 @pytest.fixture
 def build(warehouse):
     with warehouse.transaction() as transaction:
@@ -76,7 +78,15 @@ def registry(warehouse, tmp_path):
 
 
 @pytest.fixture
-def register(registry, build):
+def write_bundle(example_model):
+    def write(folder: Path, version: str) -> None:
+        example_model.write(folder, manifest=example_model.manifest(version=version))
+
+    return write
+
+
+@pytest.fixture
+def register(registry, build, write_bundle):
     def call(verdict=PROMOTE, *, write=write_bundle):
         return registry.register(
             MODEL,
@@ -108,8 +118,12 @@ def test_a_version_is_on_record_with_all_that_is_known_of_it(registry, register,
     assert (version.verdict, version.no_signal) == ("refuse", True)
     assert version.reasons == ("No better than chance.",)
     assert version.evaluation == json.loads(json.dumps(EVALUATION.to_dict()))
-    assert (version.build, version.lineage) == (build, {"loads": [1, 2]})
-    assert json.loads((version.bundle / "manifest.json").read_text()) == {"version": "1"}
+    assert (version.build, version.lineage["loads"]) == (build, [1, 2])
+    assert version.lineage["libraries"]["numpy"] == np.__version__
+    assert version.lineage["libraries"]["python"] == ".".join(map(str, sys.version_info[:3]))
+    manifest = (version.bundle / "manifest.json").read_bytes()
+    assert json.loads(manifest)["version"] == "1"
+    assert version.bundle_digest == hashlib.sha256(manifest).hexdigest()
     assert registry.champion() is None
     with pytest.raises(NoChampion):
         registry.require_champion()
@@ -128,7 +142,15 @@ def test_mlflow_shows_the_run_whole(register, mlflow):
     assert run.data.tags["loads"] == "[1, 2]"
     assert run.data.tags["verdict"] == "promote"
     artifacts = Path(mlflow.download_artifacts(version.run_id, "bundle"))
-    assert json.loads((artifacts / "manifest.json").read_text()) == {"version": "1"}
+    assert {file.name: file.read_bytes() for file in artifacts.iterdir()} == {
+        file.name: file.read_bytes() for file in version.bundle.iterdir()
+    }
+    lineage = json.loads(
+        Path(mlflow.download_artifacts(version.run_id, "lineage.json")).read_text()
+    )
+    assert lineage == {**version.lineage, "build": version.build, "code_version": "0.1.0"}
+    assert run.data.params["library.scikit-learn"] == sklearn.__version__
+    assert run.info.user_id == pwd.getpwuid(os.geteuid()).pw_name
     log = Path(mlflow.download_artifacts(version.run_id, "training.log"))
     assert log.read_text() == "fold 1: 0.5\nfold 2: 0.7"
     assert mlflow.get_model_version("clients", "1").run_id == version.run_id
@@ -196,26 +218,207 @@ def test_what_is_not_there_is_said(registry, register):
         registry.version("7")
 
 
-def test_a_lost_alias_is_mended(registry, register, mlflow):
+def mirrored(mlflow):
+    """The run that the alias points at."""
+    return mlflow.get_model_version_by_alias("clients", "champion").run_id
+
+
+def parts(registry):
+    """What is said not to be whole: the version, and which part of it."""
+    return [(problem.version, problem.part) for problem in registry.problems()]
+
+
+def test_a_lost_alias_is_named_and_mended(registry, register, mlflow):
     register()
     registry.promote("1", by="ana", why="better")
+    assert parts(registry) == []
     mlflow.delete_registered_model_alias("clients", "champion")
+    assert parts(registry) == [("1", "alias")]
 
     assert registry.mend_mirror()
-    mirrored = mlflow.get_model_version_by_alias("clients", "champion")
-    assert mirrored.run_id == registry.version("1").run_id
+    assert mirrored(mlflow) == registry.version("1").run_id
+    assert parts(registry) == []
 
 
-def test_a_version_deleted_in_mlflow_answers_all_the_same(registry, register, mlflow, caplog):
+def test_an_alias_that_somebody_moved_is_moved_back(registry, register, mlflow):
+    register()
+    register(REFUSE)
+    registry.promote("1", by="ana", why="better")
+    mlflow.set_registered_model_alias("clients", "champion", "2")
+    assert parts(registry) == [("1", "alias")]
+
+    register(REFUSE)  # whoever trains mends it
+    assert mirrored(mlflow) == registry.version("1").run_id
+
+
+def test_a_champion_deleted_in_mlflow_answers_and_is_mirrored_again(registry, register, mlflow):
     register()
     registry.promote("1", by="ana", why="better")
     mlflow.delete_model_version("clients", "1")
+    assert registry.require_champion().version == "1"
+    assert parts(registry) == [("1", "alias")]
+
+    registry.user_interface(port=5050)
+    made = mlflow.get_model_version_by_alias("clients", "champion")
+    assert made.run_id == registry.version("1").run_id
+    assert (made.version, made.tags["version"]) == (2, "1")
+    assert register().version == "3"
+
+
+def test_a_registered_model_deleted_in_mlflow_is_made_again(registry, register, mlflow):
+    register()
+    registry.promote("1", by="ana", why="better")
+    mlflow.delete_registered_model("clients")
+
+    assert registry.mend_mirror()
+    assert mirrored(mlflow) == registry.version("1").run_id
+
+
+def test_a_deleted_run_is_named_until_it_is_restored(registry, register, mlflow):
+    run_id = register().run_id
+    register()
+    mlflow.delete_run(run_id)
+    (problem,) = registry.problems()
+    assert (problem.version, problem.part) == ("1", "run")
+    assert run_id in problem.message
+
+    mlflow.restore_run(run_id)
+    assert registry.problems() == []
+
+
+def test_an_mlflow_that_forgot_the_run_is_logged_and_decides_nothing(
+    registry, register, warehouse, caplog
+):
+    register()
+    registry.promote("1", by="ana", why="better")
+    with warehouse.transaction() as transaction:
+        for table in ("registered_model_aliases", "model_versions"):
+            transaction.execute(f"DELETE FROM mlflow.{table}")
+        transaction.execute("TRUNCATE mlflow.runs CASCADE")
 
     with caplog.at_level(logging.WARNING):
         assert not registry.mend_mirror()
-    assert "deleted there" in caplog.text
+    assert "not up to date" in caplog.text
+    assert parts(registry) == [("1", "run"), ("1", "alias")]
     assert registry.require_champion().version == "1"
-    assert register().version == "2"
+
+
+def spoil(version):
+    file = version.bundle / "model.onnx"
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+
+def test_a_damaged_bundle_is_named_with_where_a_whole_copy_is(registry, register):
+    version = register()
+    spoil(version)
+    (problem,) = registry.problems()
+    assert (problem.version, problem.part) == ("1", "bundle")
+    assert "model.onnx is not what it should be" in problem.message
+
+    copy = Path(re.search(r"A whole copy is in (\S+):", problem.message)[1])
+    shutil.rmtree(version.bundle)
+    assert "There is no bundle at" in registry.problems()[0].message
+    shutil.copytree(copy, version.bundle)
+    assert registry.problems() == []
+    assert version.open_bundle().manifest.version == "1"
+
+
+def test_a_bundle_that_was_replaced_by_a_whole_one_is_noticed(registry, register, example_model):
+    version = register()
+    shutil.rmtree(version.bundle)
+    example_model.write(version.bundle, manifest=example_model.manifest(version="1", threshold=0.9))
+
+    with pytest.raises(BundleError, match=r"manifest\.json is not what it should be"):
+        version.open_bundle()
+    assert parts(registry) == [("1", "bundle")]
+
+
+def test_nothing_is_promoted_or_rolled_back_to_what_cannot_answer(registry, register):
+    for number in ("1", "2"):
+        register()
+        registry.promote(number, by="ana", why="better")
+    third = register()
+    spoil(third)
+    with pytest.raises(BundleError):
+        registry.promote("3", by="ana", why="better", force=True)
+
+    spoil(registry.version("1"))
+    with pytest.raises(BundleError):
+        registry.rollback(by="ana", why="worse")
+    assert [one.version for one in registry.promotions()] == ["1", "2"]
+
+
+def test_what_a_killed_process_left_half_written_is_swept(register, tmp_path):
+    partial = tmp_path / "bundles" / ".7.0123456789abcdef.partial"
+    partial.mkdir(parents=True)
+    (partial / "model.onnx").write_bytes(b"half")
+
+    register()
+    assert [folder.name for folder in (tmp_path / "bundles").iterdir()] == ["1"]
+
+
+def test_a_promotion_is_signed_by_both_systems(registry, register, warehouse):
+    register()
+    registry.promote("1", by="gate", why="better")
+    with psycopg.connect(warehouse.url) as connection:  # and nobody signs for another
+        connection.execute(
+            "INSERT INTO gristmill.promotions (version, by, database_user, promoted_at, why) "
+            "VALUES ('1', 'eve', 'somebody', '2001-01-01', 'an old one')"
+        )
+
+    first, second = registry.promotions()
+    assert (first.by, first.os_user) == ("gate", pwd.getpwuid(os.geteuid()).pw_name)
+    assert first.database_user == second.database_user == "admin"
+    assert first.promoted_at < second.promoted_at
+
+
+CHANGES = (
+    "UPDATE gristmill.promotions SET why = 'it was ever so'",
+    "DELETE FROM gristmill.promotions",
+    "TRUNCATE gristmill.promotions",
+    "UPDATE gristmill.model_versions SET verdict = 'promote'",
+    "DELETE FROM gristmill.model_versions",
+    "TRUNCATE gristmill.model_versions CASCADE",
+    "UPDATE gristmill.builds SET loads = '{}'",
+    "DELETE FROM gristmill.builds",
+    "TRUNCATE gristmill.builds CASCADE",
+    "UPDATE gristmill.loads SET etag = ''",
+    "DELETE FROM gristmill.loads",
+    "TRUNCATE gristmill.loads CASCADE",
+)
+
+
+def test_the_database_itself_keeps_the_record(registry, register, warehouse, superuser):
+    register()
+    registry.promote("1", by="ana", why="better")
+    before = registry.versions(), registry.promotions()
+    parameters = psycopg.conninfo.conninfo_to_dict(warehouse.url)
+    replica = {"user": "postgres", "password": superuser.info.password}
+    replica["options"] = "-c session_replication_role=replica"
+    for changed in ({}, replica):  # ordinary triggers would not see the second one's changes
+        for statement in CHANGES:
+            with (
+                psycopg.connect(**{**parameters, **changed}) as connection,
+                pytest.raises(psycopg.errors.RestrictViolation, match="stays as it is"),
+            ):
+                connection.execute(statement)
+    assert (registry.versions(), registry.promotions()) == before
+
+
+def test_answers_of_a_version_that_is_not_on_record_are_noticed(registry, register, warehouse):
+    register()
+    with warehouse.transaction() as transaction:
+        transaction.execute(
+            "INSERT INTO gristmill.predictions SELECT gen_random_uuid(), '7', '{}', 0.5, 1, "
+            "version, '2026-11-01 12:00+00', 1.0 FROM unnest('{1,1,8,8,9}'::text[]) AS version"
+        )
+
+    assert parts(registry) == [("8", "answers"), ("9", "answers")]
+    assert "2026-11-01 12:00" in registry.problems()[0].message
+    first, last = registry.answered("1")
+    assert first == last == datetime(2026, 11, 1, 12, tzinfo=UTC)
+    assert registry.answered("2") == (None, None)
 
 
 class Interrupted(BaseException):
@@ -223,7 +426,7 @@ class Interrupted(BaseException):
 
 
 @pytest.mark.parametrize("error", [OSError("disk full"), Interrupted()])
-def test_half_a_version_is_none(registry, register, mlflow, tmp_path, error):
+def test_half_a_version_is_none(registry, register, write_bundle, mlflow, tmp_path, error):
     def write_and_fail(folder, version):
         write_bundle(folder, version)
         raise error
@@ -259,7 +462,7 @@ def test_a_dead_mlflow_leaves_nothing_behind(registry, register, warehouse, tmp_
 
 
 def test_an_mlflow_that_dies_on_the_way_leaves_nothing_behind(
-    registry, register, warehouse, tmp_path
+    registry, register, write_bundle, warehouse, tmp_path
 ):
     def write_and_lose(folder, version):
         write_bundle(folder, version)

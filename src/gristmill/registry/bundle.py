@@ -175,9 +175,26 @@ def read_bundle(folder: Path, *, digest: str | None = None) -> Bundle:
     return _parse(files)
 
 
-def copy_bundle(folder: Path, target: Path) -> Bundle:
-    """Copy a bundle, verified, to a folder that does not exist yet."""
-    files = _read_files(folder, None)
+def verify_bundle(folder: Path, *, digest: str | None = None) -> str:
+    """The digest of a bundle whose files are what its manifest says, none of them parsed.
+
+    Raises BundleError as `read_bundle` does.
+    """
+    return _digest(_read_files(folder, digest)[MANIFEST])
+
+
+def sweep_partial(folder: Path) -> None:
+    """Remove what a killed process left half-written among the bundles of a folder.
+
+    Only for who knows that nobody is writing one there.
+    """
+    for partial in folder.glob(".*.partial"):
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def copy_bundle(folder: Path, target: Path, *, digest: str | None = None) -> Bundle:
+    """Copy a bundle, verified, to a folder that does not exist yet; `digest` as `read_bundle`."""
+    files = _read_files(folder, digest)
     _parse(files)
     _write_files(target, files)
     return read_bundle(target)

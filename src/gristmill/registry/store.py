@@ -8,12 +8,18 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import platform
+import pwd
 import shutil
 from contextlib import contextmanager
 from dataclasses import asdict
+from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from gristmill.errors import NoChampion, RegistryError, VersionNotFound
+from gristmill.registry import problems
+from gristmill.registry.bundle import sweep_partial, verify_bundle
 from gristmill.registry.tracking import Tracking, tracking_url
 from gristmill.registry.version import ModelVersion, Promotion
 from gristmill.training.auc import Estimate
@@ -21,8 +27,10 @@ from gristmill.warehouse.queries import load_queries
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from datetime import datetime
     from pathlib import Path
 
+    from gristmill.registry.problems import Problem
     from gristmill.training.evaluate import Evaluation
     from gristmill.training.export import Parity
     from gristmill.training.fit import FittedModel
@@ -33,6 +41,11 @@ _queries = load_queries("gristmill.registry", "store.sql")
 
 _TAGS = ("version", "verdict", "no_signal", "build", "code_version")
 """What of a version's row is shown beside its run."""
+
+_LIBRARIES = (
+    "numpy", "scipy", "pyarrow", "scikit-learn", "onnx", "skl2onnx", "onnxruntime", "mlflow",
+)  # fmt: skip
+"""Whose version may decide what a model is."""
 
 
 class Registry:
@@ -71,13 +84,16 @@ class Registry:
         """Record a fitted model as a new version, all or nothing; it is not promoted by this.
 
         `write_bundle(folder, version)` is called to write its bundle into a folder that does not
-        exist yet. `lineage` names the loads and whatever else it was made from; `log` is the text
-        shown beside the run. Raises RegistryError where MLflow fails; no version remains then.
+        exist yet. `lineage` names the loads and whatever else it was made from, to which the
+        libraries' versions are added; `log` is the text shown beside the run. Raises RegistryError
+        where MLflow fails, BundleError where no bundle was written; no version remains then.
         """
+        lineage = {**lineage, "libraries": libraries()}
         with self._warehouse.transaction() as transaction:
             transaction.execute(_queries.lock)
+            sweep_partial(self._bundles)
             last = transaction.value(_queries.last_version)
-            with self._tracking().run() as run:
+            with self._tracking().run(user=operating_user()) as run:
                 version = str(max(run.version, last + 1))
                 row = {
                     "version": version,
@@ -95,14 +111,17 @@ class Registry:
                 }
                 with self._folder(version) as folder:
                     write_bundle(folder, version)
+                    row["bundle_digest"] = verify_bundle(folder)
                     run.log(
                         parameters=_parameters(model, parity),
                         metrics=_metrics(model, evaluation, verdict),
                         tags={**lineage, **{name: row[name] for name in _TAGS}},
+                        lineage={**lineage, "build": build, "code_version": code_version},
                         text=log,
                         bundle=folder,
                     )
                     transaction.execute(_queries.insert_version, row)
+        self.mend_mirror()
         return self.version(version)
 
     def versions(self) -> list[ModelVersion]:
@@ -138,11 +157,39 @@ class Registry:
         standing = dict.fromkeys(reversed(_standing(self.promotions())))
         return [self.version(version) for version in list(standing)[:count]]
 
+    def in_use(self) -> list[ModelVersion]:
+        """The versions that what they were made of is kept for, each once.
+
+        The champion, the one before it, to which a rollback returns, and the newest, which may be
+        promoted by hand yet.
+        """
+        found = [*self.recent_champions(2), *self.versions()[-1:]]
+        return list({version.version: version for version in found}.values())
+
+    def answered(self, version: str) -> tuple[datetime | None, datetime | None]:
+        """When a version answered first and last, by what is in the warehouse."""
+        with self._warehouse.transaction() as transaction:
+            row = transaction.row(_queries.answered, {"version": version})
+        return (row["first"], row["last"]) if row else (None, None)
+
+    def problems(self) -> list[Problem]:
+        """What versions and predictions refer to and is not there as it was, by version."""
+        versions, champion = self.versions(), self.champion()
+        in_use = {version.version for version in self.in_use()}
+        found = list(problems.bundle_problems(versions, artifacts=self._artifacts, name=self._name))
+        with self._warehouse.transaction() as transaction:
+            found += problems.mirror_problems(
+                transaction, versions, champion=champion, name=self._name
+            )
+            found += problems.data_problems(transaction, versions, in_use=in_use)
+            found += problems.answer_problems(transaction)
+        return found
+
     def promote(self, version: str, *, by: str, why: str, force: bool = False) -> ModelVersion:
         """Make a version the champion; where it is already, nothing changes.
 
-        Raises VersionNotFound, or RegistryError where the gate did not say `promote` of it and it
-        is not forced.
+        Raises VersionNotFound, RegistryError where the gate did not say `promote` of it and it is
+        not forced, BundleError where its bundle is not what was registered: it could not answer.
         """
         with self._warehouse.transaction() as transaction:
             transaction.execute(_queries.lock)
@@ -152,6 +199,7 @@ class Registry:
                     f"The gate's verdict on version {version} is {chosen.verdict!r}: "
                     f"{' '.join(chosen.reasons)} To promote it all the same, use --force."
                 )
+            verify_bundle(chosen.bundle, digest=chosen.bundle_digest)
             current = transaction.row(_queries.champion)
             if current is None or current["version"] != version:
                 _promote(transaction, version, by=by, why=why)
@@ -162,7 +210,7 @@ class Registry:
         """Take the last promotion back: the champion before it answers again.
 
         Once more takes back the one before that. Raises NoChampion where none was ever promoted,
-        RegistryError where there is none before.
+        RegistryError where there is none before, BundleError where the one before could not answer.
         """
         with self._warehouse.transaction() as transaction:
             transaction.execute(_queries.lock)
@@ -177,6 +225,7 @@ class Registry:
                     "return to. `gristmill promote N` promotes another."
                 )
             chosen = self._find(transaction, standing[-2])
+            verify_bundle(chosen.bundle, digest=chosen.bundle_digest)
             _promote(transaction, chosen.version, by=by, why=why, rolled_back=True)
         self.mend_mirror()
         return chosen
@@ -184,13 +233,17 @@ class Registry:
     def mend_mirror(self) -> bool:
         """Make MLflow's alias `champion` say what is so; whether it does now.
 
-        Where MLflow fails that is logged, not raised: it decides nothing.
+        MLflow is imported only where it does not. Where MLflow fails that is logged, not raised:
+        it decides nothing.
         """
         champion = self.champion()
         if champion is None:
             return True
+        with self._warehouse.transaction() as transaction:
+            if problems.mirrored_champion(transaction, self._name) == champion.run_id:
+                return True
         try:
-            self._tracking().point_alias(champion.run_id)
+            self._tracking().point_alias(champion.run_id, version=champion.version)
         except RegistryError as error:
             logging.getLogger(__name__).warning("MLflow's alias is not up to date. %s", error)
             return False
@@ -198,6 +251,7 @@ class Registry:
 
     def user_interface(self, *, port: int) -> tuple[list[str], dict[str, str]]:
         """The command that shows MLflow's pages on this machine, and its environment."""
+        self.mend_mirror()
         return self._tracking().user_interface(port=port)
 
     @contextmanager
@@ -232,10 +286,36 @@ class Registry:
         return ModelVersion(**fields)
 
 
+def operating_user() -> str:
+    """Whom the machine takes this process for; no variable of the environment can say otherwise."""
+    number = os.geteuid()
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:  # as in a container that runs under a number alone
+        return f"user {number}"
+
+
+def libraries() -> dict[str, str]:
+    """The versions of Python and of what decides a model, as far as they are installed."""
+    installed = {"python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            installed[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return installed
+
+
 def _promote(
     transaction: Transaction, version: str, *, by: str, why: str, rolled_back: bool = False
 ) -> None:
-    parameters = {"version": version, "by": by, "why": why, "rolled_back": rolled_back}
+    parameters = {
+        "version": version,
+        "by": by,
+        "os_user": operating_user(),
+        "why": why,
+        "rolled_back": rolled_back,
+    }
     transaction.execute(_queries.insert_promotion, parameters)
 
 
@@ -265,6 +345,7 @@ def _parameters(model: FittedModel, parity: Parity) -> dict[str, object]:
     }
     for result in model.results:
         shown[f"folds.{result.candidate}"] = ", ".join(f"{fold:.6f}" for fold in result.folds)
+    shown |= {f"library.{name}": version for name, version in libraries().items()}
     return shown | {f"parity.{key}": value for key, value in asdict(parity).items()}
 
 

@@ -5,6 +5,7 @@ No fitted object is logged: what MLflow keeps of a model is its bundle, which ex
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -22,9 +23,11 @@ if TYPE_CHECKING:
 ALIAS = "champion"
 BUNDLE_ARTIFACT = "bundle"
 LOG_ARTIFACT = "training.log"
+LINEAGE_ARTIFACT = "lineage.json"
 
 _UNFIT_FOR_A_NAME = re.compile(r"[^\w\-. /]")
 _LONGEST_PARAMETER = 6000
+_LONGEST_TAG = 8000
 
 
 def tracking_url(database_url: str) -> str:
@@ -35,6 +38,11 @@ def tracking_url(database_url: str) -> str:
     given = url.query.get("options", ())
     options = " ".join([*((given,) if isinstance(given, str) else given), "-csearch_path=mlflow"])
     return url.update_query_dict({"options": options}).render_as_string(hide_password=False)
+
+
+def bundle_copy(artifacts: Path, name: str, run_id: str) -> Path:
+    """Where MLflow keeps its copy of a run's bundle."""
+    return artifacts / name / run_id / "artifacts" / BUNDLE_ARTIFACT
 
 
 class Tracking:
@@ -48,14 +56,15 @@ class Tracking:
         self._client: Any = None
 
     @contextmanager
-    def run(self) -> Iterator[Run]:
+    def run(self, *, user: str) -> Iterator[Run]:
         """A run with a version of its own, withdrawn again where what it is for fails.
 
         Raises RegistryError where MLflow does not work.
         """
         with _translated():
             client = self._connected()
-            started = client.create_run(self._experiment(client))
+            tags = {"mlflow.user": user, "mlflow.source.name": "gristmill train"}
+            started = client.create_run(self._experiment(client), tags=tags)
             version = self._create_version(client, started.info)
         run = Run(client=client, run_id=started.info.run_id, version=version)
         try:
@@ -66,19 +75,20 @@ class Tracking:
             self._withdraw(client, run)
             raise
 
-    def point_alias(self, run_id: str) -> None:
-        """Make the alias `champion` point at a run's version; raises RegistryError."""
+    def point_alias(self, run_id: str, *, version: str) -> None:
+        """Make the alias `champion` point at a run's version, made anew where it was deleted.
+
+        Raises RegistryError, also where MLflow no longer knows the run.
+        """
         with _translated():
             client = self._connected()
             found = client.search_model_versions(f"run_id = '{run_id}'")
-            if not found:
-                raise RegistryError(
-                    f"MLflow no longer has the version of run {run_id}: it was deleted there. "
-                    "The champion answers all the same."
-                )
-            aliases = client.get_registered_model(self._name).aliases
-            if str(aliases.get(ALIAS)) != str(found[0].version):
-                client.set_registered_model_alias(self._name, ALIAS, found[0].version)
+            mirrored = next((int(one.version) for one in found if one.name == self._name), None)
+            if mirrored is None:
+                mirrored = self._create_version(client, client.get_run(run_id).info)
+                # MLflow gives no number twice: the tag says which of ours it is.
+                client.set_model_version_tag(self._name, str(mirrored), "version", version)
+            client.set_registered_model_alias(self._name, ALIAS, str(mirrored))
 
     def _connected(self) -> Any:
         if self._client is None:
@@ -150,6 +160,7 @@ class Run:
         parameters: Mapping[str, object],
         metrics: Mapping[str, float],
         tags: Mapping[str, object],
+        lineage: Mapping[str, object],
         text: str,
         bundle: Path,
     ) -> None:
@@ -165,10 +176,15 @@ class Run:
                     Param(_name(key), str(value)[:_LONGEST_PARAMETER])
                     for key, value in parameters.items()
                 ],
-                tags=[RunTag(_name(key), str(value)) for key, value in tags.items()],
+                tags=[RunTag(_name(key), str(value)[:_LONGEST_TAG]) for key, value in tags.items()],
             )
             self._client.log_text(self.run_id, text, LOG_ARTIFACT)
+            self._client.log_text(self.run_id, _as_json(lineage), LINEAGE_ARTIFACT)
             self._client.log_artifacts(self.run_id, str(bundle), BUNDLE_ARTIFACT)
+
+
+def _as_json(lineage: Mapping[str, object]) -> str:
+    return json.dumps(lineage, indent=1, ensure_ascii=False) + "\n"
 
 
 def _name(key: str) -> str:

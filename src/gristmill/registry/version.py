@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from gristmill.registry.bundle import read_bundle
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
     from pathlib import Path
 
+    from gristmill.registry.bundle import Bundle
     from gristmill.training.gate import Decision
 
 
@@ -37,9 +40,15 @@ class ModelVersion:
     """The tracking server's run."""
     bundle: Path
     """The folder that answers are computed from."""
+    bundle_digest: str | None
+    """What its manifest's SHA-256 has to be; None for one registered before that was recorded."""
     code_version: str
     """The Gristmill that trained it."""
     seed: int
+
+    def open_bundle(self) -> Bundle:
+        """Its bundle, verified to be the one that was registered; raises BundleError."""
+        return read_bundle(self.bundle, digest=self.bundle_digest)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +58,11 @@ class Promotion:
     version: str
     promoted_at: datetime
     by: str
+    """`gate`, or the user of the machine who did it by hand."""
+    os_user: str | None
+    """The user of the machine whose process it was; None of old ones."""
+    database_user: str | None
+    """The user of the database, as the database itself noted; None of old ones."""
     why: str
     rolled_back: bool
     """Whether it took the promotion before it back, rather than being one of its own."""
