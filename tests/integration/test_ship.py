@@ -9,9 +9,10 @@ import pytest
 
 from gristmill.errors import StatementFailed, WarehouseUnreachable
 from gristmill.predictions.prediction import Prediction, new_prediction_id
-from gristmill.predictions.ship import Shipper, record, ship
+from gristmill.predictions.ship import Shipper, record, ship, ship_left_behind, ship_refused
 from gristmill.predictions.spool import open_spool
 from gristmill.warehouse.connection import Warehouse
+from gristmill.warehouse.sql import SQL
 
 
 def _prediction(entity="150000", **changes):
@@ -51,7 +52,7 @@ def test_a_prediction_arrives_exactly_as_it_was_given(warehouse, spool):
     prediction = _prediction()
     spool.append([prediction])
     assert ship(spool, warehouse) == 1
-    assert spool.waiting().count == 0
+    assert spool.count == 0
     assert _logged(warehouse) == [
         {
             "prediction_id": prediction.prediction_id,
@@ -86,22 +87,64 @@ def test_nothing_is_forgotten_while_the_warehouse_is_away(spool):
     nowhere = Warehouse(url="postgresql://nobody@127.0.0.1:1/nothing")
     with pytest.raises(WarehouseUnreachable):
         ship(spool, nowhere)
-    assert spool.waiting().count == 1
+    assert spool.count == 1
 
 
 def test_one_that_the_warehouse_refuses_holds_up_nobody(warehouse, spool):
     spool.append([_prediction(str(number)) for number in range(5)])
-    spool.append([_prediction("bad", model_version="a\x00b")])
-    spool.append([_prediction(str(number)) for number in range(5, 10)])
-    with pytest.raises(StatementFailed):
-        ship(spool, warehouse)
+    spool.append([_prediction("5"), _prediction("bad", model_version="a\x00b"), _prediction("6")])
+    spool.append([_prediction(str(number)) for number in range(7, 10)])
+    assert ship(spool, warehouse) == 10
     assert {row["entity"] for row in _logged(warehouse)} == {str(n) for n in range(10)}
-    assert [json.loads(spooled.record)["entity"] for spooled in spool.oldest(10)] == ["bad"]
+    assert "is refused" in ship_refused(spool, warehouse)
+    ((_, failures, _, record_),) = spool.refused(10)
+    assert (json.loads(record_)["entity"], failures, spool.count) == ("bad", 2, 1)
     spool.append([_prediction("later")])
-    with pytest.raises(StatementFailed):
+    assert ship(spool, warehouse) == 1
+    spool.forget_refused(spool.refused(10))
+    assert spool.count == 0
+
+
+def test_what_was_refused_is_brought_once_the_warehouse_takes_it(warehouse, spool):
+    constraint = "ALTER TABLE gristmill.predictions {} CONSTRAINT no_two {}"
+    with warehouse.transaction() as transaction:
+        transaction.execute(SQL(constraint.format("ADD", "CHECK (entity <> '2')")))
+    spool.append([_prediction(str(number)) for number in range(4)])
+    assert ship(spool, warehouse) == 3
+    assert "no_two" in ship_refused(spool, warehouse)
+    with warehouse.transaction() as transaction:
+        transaction.execute(SQL(constraint.format("DROP", "")))
+    assert ship_refused(spool, warehouse) is None
+    assert spool.count == 0
+    assert sorted(row["entity"] for row in _logged(warehouse)) == ["0", "1", "2", "3"]
+
+
+def test_what_is_wrong_with_the_warehouse_is_not_blamed_on_the_rows(warehouse, spool):
+    """After hours without its table, all of them go together again, not one by one."""
+    spool.append([_prediction(str(number)) for number in range(4)])
+    rename = "ALTER TABLE gristmill.{} RENAME TO {}"
+    with warehouse.transaction() as transaction:
+        transaction.execute(SQL(rename.format("predictions", "elsewhere")))
+    with pytest.raises(StatementFailed, match="predictions"):
         ship(spool, warehouse)
-    assert "later" in {row["entity"] for row in _logged(warehouse)}
-    spool.forget(spool.oldest(10))
+    assert (spool.refused(10), [group.size for group in spool.oldest(10)]) == ([], [4])
+    with warehouse.transaction() as transaction:
+        transaction.execute(SQL(rename.format("elsewhere", "predictions")))
+    assert ship(spool, warehouse) == 4
+
+
+def test_what_the_dead_left_is_shipped_by_the_next_command(warehouse, tmp_path):
+    for number in range(3):
+        left = open_spool(tmp_path)
+        left.append([_prediction(str(number))])
+        left.close()
+    living = open_spool(tmp_path)
+    living.append([_prediction("living")])
+    assert ship_left_behind(tmp_path, warehouse) == 3
+    assert sorted(row["entity"] for row in _logged(warehouse)) == ["0", "1", "2"]
+    living.forget(living.oldest(10))
+    living.close()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_background_ships_what_comes_and_what_the_dead_left(warehouse, tmp_path):
@@ -128,9 +171,9 @@ def test_the_background_waits_for_a_warehouse_that_is_away(warehouse, spool, sup
     shipper = Shipper(spool, warehouse)
     shipper.start()
     spool.append([_prediction("patient")])
-    _wait_until(lambda: shipper.shipping.problem is not None and shipper.shipping.waiting == 1)
+    _wait_until(lambda: shipper.shipping.problem is not None and spool.count == 1)
     superuser.execute(psycopg.sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS true").format(name))
-    _wait_until(lambda: shipper.shipping.waiting == 0 and shipper.shipping.problem is None)
+    _wait_until(lambda: spool.count == 0 and shipper.shipping.problem is None)
     shipper.stop()
     assert [row["entity"] for row in _logged(warehouse)] == ["patient"]
 
@@ -142,5 +185,5 @@ def test_what_cannot_be_shipped_at_the_end_stays_on_disk(tmp_path):
     spool.append([_prediction("stays")])
     shipper.stop()
     spool.close()
-    assert shipper.shipping.waiting == 1
+    assert shipper.shipping.oldest_seconds > 0
     assert json.dumps("stays").encode()[1:-1] in spool.path.read_bytes()

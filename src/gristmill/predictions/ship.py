@@ -6,30 +6,34 @@ is not added again. While the warehouse is away they wait, and it is asked less 
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from gristmill.errors import GristmillError, SpoolError, WarehouseError, WarehouseUnreachable
+from gristmill.errors import GristmillError, SpoolError, StatementFailed
 from gristmill.predictions.spool import adopt_spools, as_record
 from gristmill.warehouse.queries import load_queries
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from gristmill.predictions.prediction import Prediction
-    from gristmill.predictions.spool import Spool
-    from gristmill.warehouse.connection import Warehouse
+    from gristmill.predictions.spool import Group, Spool
+    from gristmill.warehouse.connection import Transaction, Warehouse
 
 logger = logging.getLogger(__name__)
 
-BATCH = 1000
-"""Predictions that one statement brings."""
+ShippingState = Literal["off", "up to date", "behind"]
+
+BATCH = 5000
+"""Predictions that one transaction brings, where they were not put on record together."""
 MOST_REFUSED = 10
-"""Single predictions that the warehouse may refuse before a try is given up."""
+"""Predictions that the warehouse refused before, and that it is asked to take again at a time."""
 PAUSE = 0.25
 """Seconds between two looks at the spools."""
 LONGEST_PAUSE = 5.0
@@ -41,6 +45,15 @@ LAST_TRY = 10.0
 BEHIND = 10.0
 """Seconds that a prediction may wait before shipping counts as behind."""
 
+REFUSED_EVERY = 30.0
+"""Seconds between two tries of what the warehouse refused."""
+
+OF_A_ROW = ("22", "23", "54")
+"""Classes of SQLSTATE that are a row's own fault: its data, a constraint, a limit of its size.
+
+Anything else, a full disk or a missing table, is the same for all rows, and they wait together.
+"""
+
 _queries = load_queries("gristmill.predictions", "ship.sql")
 
 
@@ -48,69 +61,119 @@ _queries = load_queries("gristmill.predictions", "ship.sql")
 class Shipping:
     """How shipping stood when it was last looked at."""
 
-    waiting: int = 0
-    """Predictions that are on record here and not in the warehouse yet."""
+    adopted: int = 0
+    """Predictions that wait in the spools of dead processes that this one took over."""
     oldest_seconds: float = 0.0
-    """The age of the oldest of them."""
+    """The age of the oldest prediction that is not in the warehouse yet."""
     problem: str | None = None
     """Why the last try failed; None where it did not."""
-
-    @property
-    def behind(self) -> bool:
-        """Whether predictions wait for longer than they should."""
-        return self.oldest_seconds > BEHIND
+    state: ShippingState = "up to date"
+    """Whether predictions wait for longer than they should; `off` without a warehouse."""
 
 
 def record(warehouse: Warehouse, predictions: Sequence[Prediction]) -> int:
     """Put predictions into the warehouse, all or none; how many were not there yet."""
-    return _insert(warehouse, [as_record(prediction) for prediction in predictions])
+    with warehouse.transaction() as transaction:
+        return _insert(transaction, f"[{','.join(map(as_record, predictions))}]")
 
 
 def ship(spool: Spool, warehouse: Warehouse, *, until: float = math.inf) -> int:
     """Bring all that waits in a spool into the warehouse; how many were brought.
 
-    A batch that the warehouse refuses is tried again one by one, after all others, so that a bad
-    row holds up nobody. Ends early where `time.monotonic()` passes `until`. Raises WarehouseError
-    and SpoolError where something could not be brought.
+    A row that the warehouse refuses holds up nobody: it is set aside, see `ship_refused`. Ends
+    early where `time.monotonic()` passes `until`. Raises WarehouseError and SpoolError where
+    nothing more can be brought.
     """
     brought = 0
-    refused: set[int] = set()
-    while time.monotonic() < until and (waiting := spool.oldest(BATCH)):
-        batch = waiting if waiting[0].failures == 0 else waiting[:1]
+    while time.monotonic() < until and (groups := spool.oldest(BATCH)):
+        refused: list[bytes] = []
         try:
-            _insert(warehouse, [spooled.record for spooled in batch])
-        except WarehouseUnreachable:
-            raise
-        except WarehouseError:
-            spool.blame(batch)
-            if len(batch) == 1:
-                # The second time round nothing else waits; many in a row are not the rows' fault.
-                if batch[0].place in refused or len(refused) == MOST_REFUSED:
-                    raise
-                refused.add(batch[0].place)
-            continue
-        spool.forget(batch)
-        brought += len(batch)
+            with warehouse.transaction() as transaction:
+                for group in groups:
+                    _insert(transaction, group.records.decode())
+        except StatementFailed as error:
+            if not error.sqlstate.startswith(OF_A_ROW):
+                raise
+            refused = _insert_each(warehouse, groups)
+        spool.forget(groups, refused=refused)
+        brought += sum(group.size for group in groups) - len(refused)
     return brought
 
 
-def _insert(warehouse: Warehouse, records: Sequence[str]) -> int:
+def ship_refused(spool: Spool, warehouse: Warehouse) -> str | None:
+    """Try once more what the warehouse refused, least often first; why it still does.
+
+    Raises WarehouseError and SpoolError where it is not a row's fault.
+    """
+    brought = []
+    problem = None
+    for refused in spool.refused(MOST_REFUSED):
+        try:
+            with warehouse.transaction() as transaction:
+                _insert(transaction, f"[{refused.record.decode()}]")
+        except StatementFailed as error:
+            if not error.sqlstate.startswith(OF_A_ROW):
+                raise
+            spool.blame(refused)
+            problem = f"A prediction is refused, and stays in {spool.path}: {error}"
+        else:
+            brought.append(refused)
+    if brought:
+        spool.forget_refused(brought)
+    return problem
+
+
+def ship_left_behind(folder: Path, warehouse: Warehouse) -> int:
+    """Bring what dead processes left in a folder; how many predictions were brought.
+
+    Raises WarehouseError and SpoolError where something could not be brought; it stays.
+    """
+    adopted = adopt_spools(folder)
+    brought = 0
+    try:
+        for spool in adopted.spools:
+            brought += ship(spool, warehouse)
+    finally:
+        for spool in adopted.spools:
+            spool.close()
+    if adopted.problem:
+        raise adopted.problem
+    return brought
+
+
+def _insert(transaction: Transaction, records: str) -> int:
+    return transaction.execute(_queries.insert_predictions, {"records": records})
+
+
+def _insert_each(warehouse: Warehouse, groups: Sequence[Group]) -> list[bytes]:
+    """Bring the groups' predictions one by one; the records of those that were refused."""
+    records = [record for group in groups for record in json.loads(group.records)]
+    refused = []
     with warehouse.transaction() as transaction:
-        return transaction.execute(
-            _queries.insert_predictions, {"records": f"[{','.join(records)}]"}
-        )
+        for each in records:
+            text = json.dumps(each, allow_nan=False)
+            try:
+                with transaction.savepoint():
+                    _insert(transaction, f"[{text}]")
+            except StatementFailed as error:
+                if not error.sqlstate.startswith(OF_A_ROW):
+                    raise
+                refused.append(text.encode())
+    return refused
 
 
 class Shipper:
     """The background thread that ships this process's spool, and those of dead processes."""
 
-    def __init__(self, spool: Spool, warehouse: Warehouse) -> None:
-        """Nothing is shipped until `start`."""
-        self.shipping = Shipping()
+    def __init__(self, spool: Spool, warehouse: Warehouse | None) -> None:
+        """Nothing is shipped until `start`; without a warehouse it only looks how much waits."""
+        self.shipping = Shipping(state="up to date" if warehouse else "off")
         self._own = spool
         self._adopted: list[Spool] = []
         self._not_adopted: SpoolError | None = None
         self._adopt_at = 0.0
+        self._refused: str | None = None
+        self._refused_at = 0.0
         self._warehouse = warehouse
         self._stopping = threading.Event()
         self._until = math.inf
@@ -124,7 +187,8 @@ class Shipper:
         """Ship what waits, once more, and end; what cannot be shipped stays in its spool."""
         self._until = time.monotonic() + LAST_TRY
         self._stopping.set()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
 
     def _run(self) -> None:
         pause = PAUSE
@@ -135,39 +199,51 @@ class Shipper:
             spool.close()
 
     def _try(self) -> bool:
-        """Ship everything once; whether all went well."""
+        """Ship everything once; whether the warehouse and the spools did their part."""
         problem = None
         try:
-            self._ship()
+            if self._warehouse:
+                self._ship(self._warehouse)
         except GristmillError as error:
             problem = str(error)
+        done = problem is None
+        if problem is None:
+            problem = self._refused or (str(self._not_adopted) if self._not_adopted else None)
         if problem and not self.shipping.problem:
             logger.warning("Predictions wait in the spool: %s", problem)
         elif self.shipping.problem and not problem:
-            logger.info("Predictions are shipped again.")
+            logger.warning("Predictions are shipped again.")
         self.shipping = self._look(problem)
-        return problem is None
+        return done
 
-    def _ship(self) -> None:
-        if time.monotonic() >= self._adopt_at:
-            self._adopt_at = time.monotonic() + ADOPT_EVERY
+    def _ship(self, warehouse: Warehouse) -> None:
+        now = time.monotonic()
+        if now >= self._adopt_at:
+            self._adopt_at = now + ADOPT_EVERY
             adopted = adopt_spools(self._own.path.parent)
             self._adopted += adopted.spools
             self._not_adopted = adopted.problem
-        ship(self._own, self._warehouse, until=self._until)
-        while self._adopted:
-            ship(self._adopted[-1], self._warehouse, until=self._until)
-            self._adopted.pop().close()
-        if self._not_adopted is not None:
-            raise self._not_adopted
+        spools = [spool for spool in (self._own, *self._adopted) if spool.count]
+        for spool in spools:
+            ship(spool, warehouse, until=self._until)
+        if now >= self._refused_at:
+            self._refused_at = now + REFUSED_EVERY
+            problems = [ship_refused(spool, warehouse) for spool in spools if spool.count]
+            self._refused = next(filter(None, problems), None)
+        for spool in [spool for spool in self._adopted if not spool.count]:
+            self._adopted.remove(spool)
+            spool.close()
 
     def _look(self, problem: str | None) -> Shipping:
+        spools = [spool for spool in (self._own, *self._adopted) if spool.count]
         try:
-            waiting = [spool.waiting() for spool in (self._own, *self._adopted)]
+            oldest = max((spool.oldest_seconds() for spool in spools), default=0.0)
         except SpoolError as error:
-            return Shipping(problem=problem or str(error))
+            oldest, problem = self.shipping.oldest_seconds, problem or str(error)
+        state: ShippingState = "behind" if oldest > BEHIND else "up to date"
         return Shipping(
-            waiting=sum(each.count for each in waiting),
-            oldest_seconds=max(each.oldest_seconds for each in waiting),
+            adopted=sum(spool.count for spool in self._adopted),
+            oldest_seconds=oldest,
             problem=problem,
+            state=state if self._warehouse else "off",
         )

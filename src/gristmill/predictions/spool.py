@@ -1,23 +1,22 @@
 """Holds predictions durably, on this machine, from before they are given until they are shipped.
 
-One SQLite file per process, written by one thread: requests that wait together share one commit.
-A lock file held means that the spool's owner lives; a spool without one is adopted by whoever finds
-it. It refuses to confirm what is not on disk.
+One SQLite file per process, written by one thread; a row is what was committed together. A lock
+file held means that the spool's owner lives; a spool without one is adopted by whoever finds it.
+It refuses to confirm what is not on disk.
 """
 
 from __future__ import annotations
 
-import asyncio
 import fcntl
 import json
 import os
 import sqlite3
 import threading
+import time
+from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from queue import Empty, SimpleQueue
+from contextlib import closing, contextmanager
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, NamedTuple
 from uuid import uuid4
 
@@ -33,56 +32,70 @@ _SUFFIX = ".spool"
 _LOCK_SUFFIX = ".lock"
 
 _CREATE = """\
-CREATE TABLE IF NOT EXISTS predictions (
+CREATE TABLE IF NOT EXISTS groups (
     place    INTEGER PRIMARY KEY,
-    failures INTEGER NOT NULL DEFAULT 0,
-    record   TEXT NOT NULL
+    count    INTEGER NOT NULL,
+    oldest   REAL NOT NULL,
+    records  BLOB NOT NULL
 );
-CREATE INDEX IF NOT EXISTS predictions_least_failed ON predictions (failures);
+CREATE TABLE IF NOT EXISTS refused (
+    place    INTEGER PRIMARY KEY,
+    failures INTEGER NOT NULL,
+    oldest   REAL NOT NULL,
+    record   BLOB NOT NULL
+);
 CREATE TABLE IF NOT EXISTS checks (place INTEGER PRIMARY KEY, room TEXT NOT NULL)"""
-_INSERT = "INSERT INTO predictions (record) VALUES (?)"
-_OLDEST = """\
-SELECT place, failures, record
-FROM predictions
-WHERE failures = (SELECT min(failures) FROM predictions)
-ORDER BY place
-LIMIT ?"""
-_WAITING = """\
-SELECT (SELECT count(*) FROM predictions),
-       (SELECT record FROM predictions ORDER BY place LIMIT 1)"""
-_FORGET = "DELETE FROM predictions WHERE place IN (SELECT value FROM json_each(?))"
-_BLAME = """\
-UPDATE predictions SET failures = failures + 1
-WHERE place IN (SELECT value FROM json_each(?))"""
+_INSERT = "INSERT INTO groups (count, oldest, records) VALUES (?, ?, ?)"
+_OLDEST = "SELECT place, count, oldest, records FROM groups ORDER BY place"
+_REFUSED = """\
+SELECT place, failures, oldest, record FROM refused ORDER BY failures, place LIMIT ?"""
+_COUNT = """\
+SELECT (SELECT ifnull(sum(count), 0) FROM groups) + (SELECT count(*) FROM refused)"""
+_AGE = """\
+SELECT oldest FROM (SELECT oldest FROM groups ORDER BY place LIMIT 1)
+UNION ALL SELECT min(oldest) FROM refused"""
+_FORGET = "DELETE FROM groups WHERE place IN (SELECT value FROM json_each(?))"
+_FORGET_REFUSED = "DELETE FROM refused WHERE place IN (SELECT value FROM json_each(?))"
+_SET_ASIDE = "INSERT INTO refused (failures, oldest, record) VALUES (1, ?, ?)"
+_BLAME = "UPDATE refused SET failures = failures + 1 WHERE place = ?"
 _CHECK = "INSERT OR REPLACE INTO checks (place, room) VALUES (1, ?)"
 _ROOM = "." * 16_384
 """What a check writes: more than a prediction takes, or it could pass where that fails."""
 
+CHECKPOINT_PAGES = 256
+"""Pages after which what was committed moves from the write-ahead log into the file.
+
+Fewer keep the pause short that this takes; and a small log, written over again and again, is synced
+faster than a growing one.
+"""
+
 # Made once: json.dumps makes a new one at each call, which takes longer than the encoding.
 _encode = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 
-MOST_TOGETHER = 500
-"""Predictions that one statement writes: one for every waiting request, within reason."""
 
-
-class Spooled(NamedTuple):
-    """A prediction that waits to be shipped."""
+class Group(NamedTuple):
+    """Predictions that were committed together and wait to be shipped."""
 
     place: int
     """Where it stands in its spool."""
+    size: int
+    """How many predictions it holds."""
+    oldest: float
+    """When its first one was put on record, in seconds since 1970."""
+    records: bytes
+    """A JSON array of the predictions' records; see `as_record`."""
+
+
+class Refused(NamedTuple):
+    """A prediction that the warehouse refused."""
+
+    place: int
     failures: int
-    """How often the warehouse refused a batch that held it."""
-    record: str
-    """The prediction as JSON; see `as_record`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Waiting:
-    """How much waits to be shipped."""
-
-    count: int
-    oldest_seconds: float
-    """The age of the oldest one; 0 where none waits."""
+    """How often it did."""
+    oldest: float
+    """When it was put on record, in seconds since 1970."""
+    record: bytes
+    """The prediction's record; see `as_record`."""
 
 
 class Adopted(NamedTuple):
@@ -92,15 +105,17 @@ class Adopted(NamedTuple):
     problem: SpoolError | None
 
 
-Done = Future[None] | asyncio.Future[None]
+Told = Callable[[SpoolError | None], None]
+"""Called by the writing thread: what was asked for is on disk, or why it is not."""
 
 
 class _Work(NamedTuple):
-    """A statement with its one parameter, which one who waits wants on disk."""
+    """Statements that are one transaction, and who waits for it."""
 
-    sql: str
-    parameter: str
-    done: Done
+    statements: Sequence[tuple[str, Sequence[object]]]
+    change: int
+    """By how much the number of waiting predictions changes."""
+    told: Told
 
 
 def as_record(prediction: Prediction) -> str:
@@ -128,6 +143,8 @@ class Spool:
     def __init__(self, path: Path, lock: int) -> None:
         """Take a spool file whose lock this process holds, and start its thread."""
         self.path = path
+        self.count = 0
+        """How many predictions wait to be shipped."""
         self._lock = lock
         self._queue: SimpleQueue[_Work | None] = SimpleQueue()
         self._closed = False
@@ -139,64 +156,84 @@ class Spool:
         opened.result()
 
     def append(self, predictions: Sequence[Prediction]) -> None:
-        """Put predictions on record; returns once they are on disk."""
-        written: list[Future[None]] = []
-        for prediction in predictions:
-            done: Future[None] = Future()
-            self._submit(_Work(_INSERT, as_record(prediction), done))
-            written.append(done)
-        for done in written:
-            done.result()
+        """Put predictions on record, all or none; returns once they are on disk."""
+        records = f"[{','.join(map(as_record, predictions))}]".encode()
+        self._wait_for([(_INSERT, (len(predictions), time.time(), records))], len(predictions))
 
-    async def append_soon(self, prediction: Prediction) -> None:
-        """The same for one, without holding up the event loop."""
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._submit(_Work(_INSERT, as_record(prediction), done))
-        await done
+    def append_soon(self, records: bytes, count: int, told: Told) -> None:
+        """The same for a JSON array of so many records; the writing thread tells how it went."""
+        self._submit(_Work([(_INSERT, (count, time.time(), records))], count, told))
 
-    async def check(self) -> None:
-        """Return once a write has gone through to the disk."""
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._submit(_Work(_CHECK, _ROOM, done))
-        await done
+    def check_soon(self, told: Told) -> None:
+        """Try a write; the writing thread tells how it went."""
+        self._submit(_Work([(_CHECK, (_ROOM,))], 0, told))
 
-    def oldest(self, count: int) -> list[Spooled]:
-        """Up to so many waiting predictions: those that failed least, oldest first."""
+    def oldest(self, most: int) -> list[Group]:
+        """The oldest groups: those that hold up to so many predictions together, at least one."""
+        found: list[Group] = []
         with self._reading() as connection:
-            found = connection.execute(_OLDEST, (count,)).fetchall()
-        return [Spooled(*row) for row in found]
+            total = 0
+            for row in connection.execute(_OLDEST):
+                total += row[1]
+                if found and total > most:
+                    break
+                found.append(Group(*row))
+        return found
 
-    def waiting(self) -> Waiting:
-        """How many predictions wait, and for how long."""
+    def refused(self, most: int) -> list[Refused]:
+        """What the warehouse refused and what therefore waits for better times."""
         with self._reading() as connection:
-            count, oldest = connection.execute(_WAITING).fetchone()
-        if not count:
-            return Waiting(count=0, oldest_seconds=0.0)
-        age = datetime.now(UTC) - datetime.fromisoformat(json.loads(oldest)["predicted_at"])
-        return Waiting(count=count, oldest_seconds=max(age.total_seconds(), 0.0))
+            return [Refused(*row) for row in connection.execute(_REFUSED, (most,))]
 
-    def forget(self, spooled: Sequence[Spooled]) -> None:
-        """Drop what has been shipped; returns once that is on disk."""
-        self._run(_FORGET, spooled)
+    def oldest_seconds(self) -> float:
+        """The age of the oldest prediction that waits; 0 where none does."""
+        with self._reading() as connection:
+            oldest = [moment for (moment,) in connection.execute(_AGE) if moment is not None]
+        return max(time.time() - min(oldest), 0.0) if oldest else 0.0
 
-    def blame(self, spooled: Sequence[Spooled]) -> None:
-        """Note that the warehouse refused these, so that others go before them."""
-        self._run(_BLAME, spooled)
+    def forget(self, groups: Sequence[Group], *, refused: Sequence[bytes] = ()) -> None:
+        """Drop what has been shipped, but for records that were refused; returns once on disk."""
+        oldest = min(group.oldest for group in groups)
+        self._wait_for(
+            [
+                (_FORGET, (json.dumps([group.place for group in groups]),)),
+                *((_SET_ASIDE, (oldest, record)) for record in refused),
+            ],
+            len(refused) - sum(group.size for group in groups),
+        )
+
+    def forget_refused(self, refused: Sequence[Refused]) -> None:
+        """Drop what has been shipped after all; returns once that is on disk."""
+        places = json.dumps([each.place for each in refused])
+        self._wait_for([(_FORGET_REFUSED, (places,))], -len(refused))
+
+    def blame(self, refused: Refused) -> None:
+        """Note that it was refused again, so that others go before it."""
+        self._wait_for([(_BLAME, (refused.place,))], 0)
 
     def close(self) -> None:
         """Finish what was begun and let the spool go; an empty one is removed."""
+        if self._closed:
+            return
         self._closed = True
         self._queue.put(None)
         self._writer.join()
         try:
-            if self.waiting().count == 0:
+            if self.count == 0:
                 _remove(self.path)
         finally:
             os.close(self._lock)
 
-    def _run(self, sql: str, spooled: Sequence[Spooled]) -> None:
+    def _wait_for(self, statements: Sequence[tuple[str, Sequence[object]]], change: int) -> None:
         done: Future[None] = Future()
-        self._submit(_Work(sql, json.dumps([each.place for each in spooled]), done))
+
+        def tell(error: SpoolError | None) -> None:
+            if error is None:
+                done.set_result(None)
+            else:
+                done.set_exception(error)
+
+        self._submit(_Work(statements, change, tell))
         done.result()
 
     def _submit(self, work: _Work) -> None:
@@ -205,35 +242,32 @@ class Spool:
         self._queue.put(work)
 
     def _write(self, opened: Future[None]) -> None:
-        """The writing thread: takes all that waits, writes it at once, tells who waited."""
+        """The writing thread: one transaction after the other."""
         try:
             connection = _connect(self.path)
+            self.count = connection.execute(_COUNT).fetchone()[0]
         except (sqlite3.Error, OSError) as error:
             opened.set_exception(_unwritable(self.path, error))
             return
         opened.set_result(None)
         with closing(connection):
-            while batch := _next_batch(self._queue):
-                self._execute(connection, [work for work in batch if work.sql is _INSERT])
-                for work in batch:
-                    if work.sql is not _INSERT:
-                        self._execute(connection, [work])
+            while work := self._queue.get():
+                work.told(self._execute(connection, work))
 
-    def _execute(self, connection: sqlite3.Connection, works: Sequence[_Work]) -> None:
-        """Insertions as one statement, or one other: one commit, and all who waited are told.
-
-        Several statements would each give the interpreter away and wait for it again, which under
-        load costs more than the disk.
-        """
-        if not works:
-            return
-        sql = works[0].sql + ", (?)" * (len(works) - 1)
-        error = None
+    def _execute(self, connection: sqlite3.Connection, work: _Work) -> SpoolError | None:
+        """One statement commits by itself: more would give the interpreter away and back."""
         try:
-            connection.execute(sql, [work.parameter for work in works])
-        except (sqlite3.Error, ValueError, OverflowError) as caught:
-            error = _unwritable(self.path, caught)
-        _settle([work.done for work in works], error)
+            if len(work.statements) == 1:
+                connection.execute(*work.statements[0])
+            else:
+                with connection:
+                    connection.execute("BEGIN IMMEDIATE")
+                    for statement in work.statements:
+                        connection.execute(*statement)
+        except (sqlite3.Error, ValueError, OverflowError) as error:
+            return _unwritable(self.path, error)
+        self.count += work.change
+        return None
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
@@ -252,7 +286,7 @@ def open_spool(folder: Path) -> Spool:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         while True:
             path = folder / f"{uuid4()}{_SUFFIX}"
-            lock = _lock(path, create=True)
+            lock = hold(path.with_suffix(_LOCK_SUFFIX), create=True)
             if lock is not None:
                 return _spool(path, lock)
     except OSError as error:
@@ -265,7 +299,7 @@ def adopt_spools(folder: Path) -> Adopted:
     problem = None
     for path in sorted(folder.glob(f"*{_LOCK_SUFFIX}")):
         try:
-            lock = _lock(path.with_suffix(_SUFFIX), create=False)
+            lock = hold(path, create=False)
             if lock is not None:
                 spools.append(_spool(path.with_suffix(_SUFFIX), lock))
         except OSError as error:
@@ -275,31 +309,33 @@ def adopt_spools(folder: Path) -> Adopted:
     return Adopted(spools=spools, problem=problem)
 
 
+def hold(path: Path, *, create: bool) -> int | None:
+    """A lock file, held until its descriptor is closed or this process is dead.
+
+    None where another process holds it or has just removed it.
+    """
+    flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT | os.O_EXCL if create else 0)
+    try:
+        lock = os.open(path, flags, 0o600)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Between our opening and our locking it, another may have removed it.
+        if os.fstat(lock).st_ino == path.stat().st_ino:
+            return lock
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    os.close(lock)
+    return None
+
+
 def _spool(path: Path, lock: int) -> Spool:
     try:
         return Spool(path, lock)
     except SpoolError:
         os.close(lock)
         raise
-
-
-def _lock(path: Path, *, create: bool) -> int | None:
-    """The held lock of a spool; None where another process holds it or has just removed it."""
-    lock_path = path.with_suffix(_LOCK_SUFFIX)
-    flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT | os.O_EXCL if create else 0)
-    try:
-        lock = os.open(lock_path, flags, 0o600)
-    except FileNotFoundError:
-        return None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Between our opening and our locking it, another may have shipped and removed it.
-        if os.fstat(lock).st_ino == lock_path.stat().st_ino:
-            return lock
-    except (BlockingIOError, FileNotFoundError):
-        pass
-    os.close(lock)
-    return None
 
 
 def _remove(path: Path) -> None:
@@ -312,6 +348,9 @@ def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level=None, timeout=10)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
+    connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+    # Some builds write noughts over what is deleted, which doubles the work; the file itself goes.
+    connection.execute("PRAGMA secure_delete = OFF")
     connection.executescript(_CREATE)
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -319,50 +358,6 @@ def _connect(path: Path) -> sqlite3.Connection:
     finally:
         os.close(folder)
     return connection
-
-
-def _next_batch(queue: SimpleQueue[_Work | None]) -> list[_Work]:
-    """All that waits, once something does; empty once the spool is closed."""
-    batch: list[_Work] = []
-    work = queue.get()
-    while work is not None:
-        batch.append(work)
-        if len(batch) == MOST_TOGETHER:
-            return batch
-        try:
-            work = queue.get_nowait()
-        except Empty:
-            return batch
-    if batch:
-        queue.put(None)
-    return batch
-
-
-def _settle(waiting: Sequence[Done], error: SpoolError | None) -> None:
-    """Tell all who waited for a statement; those of an event loop by one call into it."""
-    awaited: list[asyncio.Future[None]] = []
-    for done in waiting:
-        if isinstance(done, Future):
-            _tell(done, error)
-        else:
-            awaited.append(done)
-    if awaited:
-        # A loop that is closed has nobody left to tell.
-        with suppress(RuntimeError):
-            awaited[0].get_loop().call_soon_threadsafe(_tell_all, awaited, error)
-
-
-def _tell_all(awaited: Sequence[asyncio.Future[None]], error: SpoolError | None) -> None:
-    for done in awaited:
-        if not done.done():
-            _tell(done, error)
-
-
-def _tell(done: Done, error: SpoolError | None) -> None:
-    if error is None:
-        done.set_result(None)
-    else:
-        done.set_exception(error)
 
 
 def _unwritable(path: Path, error: Exception) -> SpoolError:

@@ -1,6 +1,5 @@
 """What the spool confirms is on disk; a dead owner's spool is found, a living one's left alone."""
 
-import asyncio
 import json
 import math
 import signal
@@ -8,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from contextlib import closing
 from datetime import UTC, datetime
 
@@ -32,8 +32,9 @@ def _prediction(entity="150000", **changes):
     return Prediction(**given | changes)
 
 
-def _entity(spooled):
-    return json.loads(spooled.record)["entity"]
+def _entities(groups):
+    """The entities of the predictions of all groups, in order."""
+    return [record["entity"] for group in groups for record in json.loads(group.records)]
 
 
 @pytest.fixture
@@ -43,42 +44,70 @@ def spool(tmp_path):
     spool.close()
 
 
-def test_rows_come_back_exactly_and_in_order(spool):
+def test_predictions_come_back_exactly_and_in_order(spool):
     predictions = [_prediction(str(number)) for number in range(5)]
     spool.append(predictions[:2])
     spool.append(predictions[2:])
-    waiting = spool.oldest(100)
-    assert [spooled.record for spooled in waiting] == [as_record(each) for each in predictions]
-    first = json.loads(waiting[0].record)
+    groups = spool.oldest(100)
+    assert [group.size for group in groups] == [2, 3]
+    assert [json.loads(group.records) for group in groups] == [
+        [json.loads(as_record(each)) for each in part]
+        for part in (predictions[:2], predictions[2:])
+    ]
+    first = json.loads(groups[0].records)[0]
     assert first["features"] == predictions[0].features
     assert first["probability"] == 1 / 3
     assert datetime.fromisoformat(first["predicted_at"]) == predictions[0].predicted_at
-    assert spool.oldest(2) == waiting[:2]
-    spool.forget(waiting[:3])
-    assert [_entity(spooled) for spooled in spool.oldest(100)] == ["3", "4"]
-    assert spool.waiting().count == 2
+    assert spool.count == 5
+    spool.forget(groups[:1])
+    assert _entities(spool.oldest(100)) == ["2", "3", "4"]
+    assert spool.count == 3
 
 
-def test_what_was_refused_goes_last(spool):
+def test_as_many_groups_as_are_asked_for_and_at_least_one(spool):
+    for size in (3, 2, 4):
+        spool.append([_prediction() for _ in range(size)])
+    assert [group.size for group in spool.oldest(1)] == [3]
+    assert [group.size for group in spool.oldest(5)] == [3, 2]
+    assert [group.size for group in spool.oldest(8)] == [3, 2]
+    assert [group.size for group in spool.oldest(9)] == [3, 2, 4]
+
+
+def test_what_was_refused_is_set_aside_and_goes_last(spool):
     spool.append([_prediction(str(number)) for number in range(3)])
-    spool.blame(spool.oldest(1))
-    assert [_entity(spooled) for spooled in spool.oldest(100)] == ["1", "2"]
-    spool.forget(spool.oldest(100))
-    assert [(_entity(spooled), spooled.failures) for spooled in spool.oldest(100)] == [("0", 1)]
+    spool.append([_prediction("later")])
+    (group, _) = spool.oldest(100)
+    records = [json.dumps(record).encode() for record in json.loads(group.records)]
+    spool.forget([group], refused=records[1:])
+    assert _entities(spool.oldest(100)) == ["later"]
+    assert [each.record for each in spool.refused(10)] == records[1:]
+    assert spool.count == 3
+
+    spool.blame(spool.refused(1)[0])
+    assert [(each.record, each.failures) for each in spool.refused(10)] == [
+        (records[2], 1),
+        (records[1], 2),
+    ]
+    spool.forget_refused(spool.refused(1))
+    assert [each.record for each in spool.refused(10)] == records[1:2]
+    assert spool.count == 2
+
+
+def test_the_age_is_that_of_the_oldest(spool):
+    spool.append([_prediction()])
+    time.sleep(0.05)
+    spool.append([_prediction()])
+    first, second = spool.oldest(100)
+    assert first.oldest < second.oldest
+    assert spool.oldest_seconds() >= 0.05
+    spool.forget([first], refused=[first.records[1:-1]])
+    spool.forget([second])
+    assert spool.oldest_seconds() >= 0.05
 
 
 def test_an_empty_spool(spool):
-    assert spool.oldest(10) == []
-    assert (spool.waiting().count, spool.waiting().oldest_seconds) == (0, 0.0)
-
-
-def test_many_that_wait_on_one_loop_are_all_told(spool):
-    async def all_at_once():
-        await asyncio.gather(*(spool.append_soon(_prediction(str(n))) for n in range(500)))
-        await spool.check()
-
-    asyncio.run(all_at_once())
-    assert spool.waiting().count == 500
+    assert (spool.oldest(10), spool.refused(10)) == ([], [])
+    assert (spool.count, spool.oldest_seconds()) == (0, 0.0)
 
 
 def test_many_threads_share_a_spool(spool):
@@ -90,7 +119,7 @@ def test_many_threads_share_a_spool(spool):
         thread.start()
     for thread in threads:
         thread.join()
-    assert {_entity(spooled) for spooled in spool.oldest(100)} == {str(n) for n in range(20)}
+    assert sorted(_entities(spool.oldest(100)), key=int) == [str(n) for n in range(20)]
 
 
 def test_only_its_owner_may_look_into_the_folder(spool):
@@ -135,7 +164,8 @@ def test_a_killed_process_s_spool_is_adopted_with_all_it_confirmed(tmp_path):
     assert (len(adopted.spools), adopted.problem) == (1, None)
     assert adopt_spools(tmp_path).spools == []
     waiting = adopted.spools[0].oldest(100_000)
-    found = [json.loads(spooled.record)["prediction_id"] for spooled in waiting]
+    found = [each["prediction_id"] for group in waiting for each in json.loads(group.records)]
+    assert adopted.spools[0].count == len(found)
     assert set(confirmed) <= set(found)
     assert len(set(found)) == len(found) <= len(confirmed) + 1
     adopted.spools[0].forget(waiting)
@@ -158,10 +188,10 @@ def test_a_full_disk_is_said_and_recovered_from(tmp_path):
             except SpoolError as error:
                 refused += 1
                 message = str(error)
-        confirmed = spool.waiting().count
+        confirmed = spool.count
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
         spool.append([example()])
-        print(refused, confirmed, spool.waiting().count, message)
+        print(refused, confirmed, spool.count, message)
         """,
     )
     output, _ = child.communicate(timeout=60)
