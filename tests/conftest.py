@@ -22,11 +22,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--kills", type=int, default=200, help="how often test_kill.py kills, at the least"
     )
+    parser.addoption(
+        "--swaps", type=int, default=60, help="how often test_readers.py swaps a load in"
+    )
 
 
 @pytest.fixture(scope="session")
 def kills(request: pytest.FixtureRequest) -> int:
     return int(request.config.getoption("--kills"))
+
+
+@pytest.fixture(scope="session")
+def swaps(request: pytest.FixtureRequest) -> int:
+    return int(request.config.getoption("--swaps"))
 
 
 class ExampleModel:

@@ -1,13 +1,15 @@
 """Who reads while loads and builds are swapped in: never blocked, never half a table."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import psycopg
 import pytest
 from psycopg import IsolationLevel
 
-from gristmill.loading import ledger
+from gristmill.loading import contract, ledger
+from gristmill.project.table import Table
 
 LIVENESS = 60
 """Seconds after which something that waits counts as waiting for ever."""
@@ -187,49 +189,86 @@ def test_counts_are_never_short_or_double_while_loads_run(busy):
     assert ("2020-03", 6) in seen
 
 
-SWAPS = 40
 SHOWN = 3
 
 
-def swap_in(connection, number):
+def swap_in(warehouse, number):
     """What a load does at its end, alone: a table of one row is attached and takes period 2."""
-    period = number if number <= SHOWN else 2
-    connection.execute(
-        "INSERT INTO gristmill.loads (load, table_name, period, file, etag, bytes, modified_at, "
-        "contract, status, rows, rejected, seconds) OVERRIDING SYSTEM VALUE VALUES "
-        "(%s, 't', %s, '', '', 0, now(), '', 'loaded', 1, 0, 0)",
-        [number, period],
-    )
-    connection.execute(
-        f"CREATE TABLE raw.t_{number} (v int, _load int NOT NULL CHECK (_load = {number}))"
-    )
-    connection.execute(f"INSERT INTO raw.t_{number} VALUES (1, {number})")
-    connection.execute(
-        f"ALTER TABLE raw.t ATTACH PARTITION raw.t_{number} FOR VALUES IN ({number})"
-    )
-    parameters = {"table": "t", "period": str(period), "load": number}
-    connection.execute(ledger.queries.hold, parameters)
-    connection.execute(ledger.queries.mark, parameters)
+    period = str(number if number <= SHOWN else 2)
+    table = Table(name="t", path="t.csv", columns=())
+    with warehouse.transaction() as transaction:
+        transaction.execute(
+            f"CREATE TABLE raw.t_{number} (v int, _load int NOT NULL CHECK (_load = {number}))"
+        )
+        transaction.execute(f"INSERT INTO raw.t_{number} VALUES (1, {number})")
+        transaction.execute(contract.attach_load(table, number))
+        transaction.execute(
+            "INSERT INTO gristmill.loads (load, table_name, period, file, etag, bytes, "
+            "modified_at, contract, status, rows, rejected, seconds) OVERRIDING SYSTEM VALUE "
+            "VALUES (%s, 't', %s, '', '', 0, now(), '', 'loaded', 1, 0, 0)",
+            [number, period],
+        )
+        ledger.mark(transaction, table, load=number, period=period)
 
 
-@pytest.mark.parametrize("prepare", [False, True])
-def test_a_mark_never_comes_without_its_partition(warehouse, prepare):
-    """In one open READ COMMITTED transaction, with cached plans or without."""
-    with psycopg.connect(warehouse.url, autocommit=True) as owner:
-        owner.execute("CREATE TABLE raw.t (v int, _load int NOT NULL) PARTITION BY LIST (_load)")
-        owner.execute(
+@pytest.fixture
+def swapped(warehouse):
+    """A view on three periods, each of one row."""
+    with warehouse.transaction() as transaction:
+        transaction.execute(
+            "CREATE TABLE raw.t (v int, _load int NOT NULL) PARTITION BY LIST (_load)"
+        )
+        transaction.execute(
             "CREATE VIEW public.t AS SELECT v FROM raw.t "
             "WHERE _load = ANY (gristmill.shown_loads('t'))"
         )
     for number in range(1, SHOWN + 1):
-        with psycopg.connect(warehouse.url) as loader:
-            swap_in(loader, number)
-    counts = []
-    with psycopg.connect(warehouse.url) as reader:
-        for number in range(SHOWN + 1, SWAPS):
-            found = reader.execute("SELECT count(*) FROM public.t", prepare=prepare)
-            counts += found.fetchone()
-            with psycopg.connect(warehouse.url) as loader:
-                swap_in(loader, number)
+        swap_in(warehouse, number)
+    return warehouse
 
-    assert set(counts) == {SHOWN}
+
+@pytest.mark.parametrize("prepare", [False, True])
+@pytest.mark.parametrize("autocommit", [False, True])
+def test_a_mark_never_comes_without_its_partition(swapped, swaps, autocommit, prepare):
+    """Two readers that plan, or execute what they planned, as fast as they can."""
+    counts = set()
+    done = threading.Event()
+
+    def read():
+        with psycopg.connect(swapped.url, autocommit=autocommit) as reader:
+            while not done.is_set():
+                counts.update(reader.execute("SELECT count(*) FROM t", prepare=prepare).fetchone())
+
+    with ThreadPoolExecutor(max_workers=2) as readers:
+        reading = [readers.submit(read) for _ in range(2)]
+        try:
+            for number in range(SHOWN + 1, SHOWN + swaps + 1):
+                swap_in(swapped, number)
+        finally:
+            done.set()
+        for reader in reading:
+            reader.result()
+
+    assert counts == {SHOWN}
+
+
+def test_what_is_planned_during_a_commit_is_planned_anew_after_it(swapped):
+    """Asked before each statement after the commit: a plan made then does not stay."""
+    with psycopg.connect(swapped.url, autocommit=True) as reader:
+        load = "SELECT array_agg(tableoid::regclass::text ORDER BY 1) FROM raw.t WHERE "
+        load += "_load = ANY (gristmill.shown_loads('t'))"
+        seen = [reader.execute(load, prepare=True).fetchone()[0]]
+        with pytest.MonkeyPatch.context() as patch:
+            plain = psycopg.Connection.execute
+
+            def watched(connection, query, *arguments, **options):
+                if connection is not reader and connection.autocommit:
+                    seen.append(plain(reader, load, prepare=True).fetchone()[0])
+                return plain(connection, query, *arguments, **options)
+
+            patch.setattr(psycopg.Connection, "execute", watched)
+            swap_in(swapped, SHOWN + 1)
+        seen.append(reader.execute(load, prepare=True).fetchone()[0])
+
+    before, after = ["raw.t_1", "raw.t_2", "raw.t_3"], ["raw.t_1", "raw.t_3", "raw.t_4"]
+    assert seen == [before, before, before, before, after]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from gristmill.errors import BuildError, StatementFailed
 from gristmill.features.limited import limited
 from gristmill.features.sources import queries
-from gristmill.loading.contract import plan_anew
+from gristmill.loading.contract import tell
 from gristmill.project.table import ALL
 from gristmill.warehouse.sql import SQL, Composed, Identifier
 
@@ -144,13 +144,14 @@ def make(transaction: Transaction, recipe: Recipe) -> Built:
     parameters = {"name": recipe.name, "period": recipe.period, "build": build}
     transaction.execute(queries.hold, parameters)
     transaction.execute(queries.mark, parameters)
+    tell(transaction, "builds", recipe.name, "_build")
     return Built(name=recipe.name, period=recipe.period, build=build, rows=rows, seconds=seconds)
 
 
 def forget_other_periods(transaction: Transaction, name: str, periods: Iterable[str]) -> None:
     """Take the mark from the periods of a name that its source no longer has."""
     transaction.execute(queries.unmark, {"name": name, "periods": list(periods)})
-    transaction.execute(plan_anew("builds", name, "_build"))
+    tell(transaction, "builds", name, "_build")
 
 
 def _relation(name: str, build: int) -> Identifier:

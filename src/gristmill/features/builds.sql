@@ -26,9 +26,8 @@ VALUES (%(build)s, %(name)s, %(period)s, %(definition)s, %(loads)s, %(builds)s, 
         %(rows)s, %(seconds)s);
 
 -- name: hold
--- Held until others have been told of what is attached; where nothing is shown yet, needless.
-SELECT pg_advisory_xact_lock(6018464, %(build)s)
-WHERE EXISTS (SELECT FROM gristmill.current_builds WHERE name = %(name)s AND period = %(period)s);
+-- Held, past the commit, until others have been told of what is attached.
+SELECT pg_advisory_lock(6018464, %(build)s);
 
 -- name: mark
 -- Moves the mark that the view reads.

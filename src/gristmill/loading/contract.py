@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from gristmill.project.table import Column, Table
+    from gristmill.warehouse.connection import Transaction
 
 _POSTGRES_TYPES = {
     "integer": "bigint",
@@ -107,8 +108,24 @@ def attach_load(table: Table, load: int) -> Composed:
     ).format(parent=Identifier(table.name), name=Identifier(load_name(table, load)), load=load)
 
 
+def tell(transaction: Transaction, schema: str, parent: str, mark: str) -> None:
+    """Have every session plan anew what reads a partitioned table, whose marks move.
+
+    At the commit, for what was planned before; again after it, for a session that was listing the
+    partitions just then and would keep what it had listed; and once more after the locks that
+    `mark` takes are given back, for what was planned while they still hid the new mark.
+    """
+    told = plan_anew(schema, parent, mark)
+    if told in transaction.after_commit:
+        return
+    transaction.execute(told)
+    parents = [*transaction.after_commit[: len(transaction.after_commit) // 2], told]
+    unlock = SQL("SELECT pg_advisory_unlock_all()")
+    transaction.after_commit = [*parents, unlock, *parents]
+
+
 def plan_anew(schema: str, parent: str, mark: str) -> Composed:
-    """Have cached plans on a partitioned table made anew: its marks moved, and nothing else did.
+    """Have cached plans on a partitioned table made anew.
 
     Setting what is set already is enough, and keeps no reader waiting.
     """

@@ -124,7 +124,7 @@ def undo(table: Table, period: str | None, warehouse: Warehouse) -> tuple[int, i
         transaction.execute(queries.undo, {"load": load.load})
         if old is None:
             transaction.execute(queries.unmark, {"table": table.name, "period": load.period})
-            transaction.execute(contract.plan_anew("raw", table.name, "_load"))
+            contract.tell(transaction, "raw", table.name, "_load")
             return load.load, None
         _require_shown(transaction, table, load, old)
         _show_again(transaction, table, load.period, old.load)
@@ -167,7 +167,6 @@ def _show_again(transaction: Transaction, table: Table, period: str, load: int) 
     if transaction.value(queries.parent, {"relation": relation}) is None:
         transaction.execute(contract.attach_load(table, load))
     transaction.execute(queries.forget_readers, {"load": load})
-    transaction.execute(contract.plan_anew("raw", table.name, "_load"))
     ledger.mark(transaction, table, load=load, period=period)
 
 

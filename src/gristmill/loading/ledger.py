@@ -159,3 +159,4 @@ def mark(transaction: Transaction, table: Table, *, load: int, period: str) -> N
     parameters = {"table": table.name, "period": period, "load": load}
     transaction.execute(queries.hold, parameters)
     transaction.execute(queries.mark, parameters)
+    contract.tell(transaction, "raw", table.name, "_load")

@@ -73,10 +73,8 @@ VALUES (%(load)s, %(table)s, %(period)s, %(file)s, %(etag)s, %(bytes)s, %(modifi
         %(contract)s, %(status)s, %(rows)s, %(rejected)s, %(rules)s, %(seconds)s);
 
 -- name: hold
--- Held until others have been told of what is attached; where nothing is shown yet, needless.
-SELECT pg_advisory_xact_lock(6018463, %(load)s)
-WHERE EXISTS (SELECT FROM gristmill.current_loads
-              WHERE table_name = %(table)s AND period = %(period)s);
+-- Held, past the commit, until others have been told of what is attached.
+SELECT pg_advisory_lock(6018463, %(load)s);
 
 -- name: mark
 -- Moves the mark that the view reads.

@@ -16,6 +16,7 @@ import pgpq
 from gristmill.errors import LoadError, LoadRefused, StatementFailed
 from gristmill.loading import contract, ledger
 from gristmill.loading import rejects as rejecting
+from gristmill.loading.intervals import Intervals
 from gristmill.loading.parse import LINE, Parser, Reject
 from gristmill.warehouse.sql import SQL, Identifier
 
@@ -61,6 +62,7 @@ class Pending:
 
 @dataclass(kw_only=True)
 class _Copied:
+    intervals: Intervals
     rows: int = 0
     tally: rejecting.Tally = field(default_factory=rejecting.Tally)
     extra_columns: tuple[str, ...] = ()
@@ -210,7 +212,7 @@ def _copy(
     table, period = pending.table, pending.period
     bounds = table.period.bounds(period) if table.period else None
     parser = Parser(table, pending.item.path, bounds)
-    copied = _Copied()
+    copied = _Copied(intervals=Intervals(table))
     statement = SQL("COPY raw.{name} ({columns}) FROM STDIN (FORMAT binary, FREEZE)").format(
         name=Identifier(contract.load_name(table, load)),
         columns=contract.names([*(column.name for column in table.columns), LINE]),
@@ -231,6 +233,7 @@ def _encoded(
     yield encoder.write_header()
     for parsed in parser.parse(stream):
         copied.rows += parsed.batch.num_rows
+        copied.intervals.add(parsed.batch)
         copied.tally.add(parsed.rejects)
         _limit_evidence(copied, table.max_rejects)
         yield encoder.write_batch(parsed.batch)
@@ -270,19 +273,18 @@ def _check_whole(
         _require_loaded(transaction, table, reference.table)
     for query in rejecting.broken_references(table, load):
         broken |= _taken_out(transaction, pending, load, query, copied)
-    if table.key and not _add_key(transaction, table, load):
-        query = rejecting.duplicates_of_key(table, load)
-        broken |= _taken_out(transaction, pending, load, query, copied)
-        _add_key(transaction, table, load)
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="gristmill-intervals") as beside:
+        told = beside.submit(copied.intervals.overlap)
+        if table.key and not _add_key(transaction, pending, load, copied):
+            query = rejecting.duplicates_of_key(table, load)
+            broken |= _taken_out(transaction, pending, load, query, copied)
+            _add_key(transaction, pending, load, copied)
     name = Identifier(contract.load_name(table, load))
     transaction.execute(SQL("ANALYZE raw.{}").format(name))
-    if len(table.valid) == len(("from", "to")):
-        # The key's index holds all that is asked, in order: no sort is as fast.
-        transaction.execute("SET LOCAL enable_sort = off")
-        if transaction.value(rejecting.any_overlap(table, load)):
-            query = rejecting.overlaps(table, load)
-            broken |= _taken_out(transaction, pending, load, query, copied)
-        transaction.execute("SET LOCAL enable_sort = on")
+    known = copied.intervals.are_known
+    if told.result() if known else _overlap(transaction, table, load):
+        query = rejecting.overlaps(table, load)
+        broken |= _taken_out(transaction, pending, load, query, copied)
     if broken:
         stream = bucket.stream(pending.item)
         raws = rejecting.raws(stream, table, pending.item.path, set(broken))
@@ -290,6 +292,17 @@ def _check_whole(
             Reject(line=line, rule=rule, reason=reason, raw=raws[line])
             for line, (rule, reason) in broken.items()
         )
+
+
+def _overlap(transaction: Transaction, table: Table, load: int) -> bool:
+    """Whether any intervals of a history overlap, as the database finds."""
+    if len(table.valid) < len(("from", "to")):
+        return False
+    # The key's index holds all that is asked, in order: no sort is as fast.
+    transaction.execute("SET LOCAL enable_sort = off")
+    overlap = bool(transaction.value(rejecting.any_overlap(table, load)))
+    transaction.execute("SET LOCAL enable_sort = on")
+    return overlap
 
 
 def _require_loaded(transaction: Transaction, table: Table, other: str) -> None:
@@ -331,16 +344,18 @@ def _taken_out(
     return {row["_line"]: (row["rule"], row["reason"]) for row in found}
 
 
-def _add_key(transaction: Transaction, table: Table, load: int) -> bool:
+def _add_key(transaction: Transaction, pending: Pending, load: int, copied: _Copied) -> bool:
     """Build the primary key; False where some rows share one.
 
-    A history's key carries `valid_to` too, so that its validity is checked by the index alone.
+    Where the database has to look for overlaps, a history's key carries `valid_to` too, so that
+    the index alone tells them.
     """
+    table = pending.table
     statement = SQL("ALTER TABLE raw.{name} ADD PRIMARY KEY ({key}){include}").format(
         name=Identifier(contract.load_name(table, load)),
         key=contract.names(table.key),
         include=SQL(" INCLUDE ({})").format(contract.names(table.valid[1:]))
-        if table.valid[1:] and table.valid[1] not in table.key
+        if table.valid[1:] and table.valid[1] not in table.key and not copied.intervals.are_known
         else SQL(""),
     )
     try:

@@ -37,19 +37,31 @@ class Warehouse:
     def transaction(self) -> Iterator[Transaction]:
         """Open a connection and one transaction: committed at the end, rolled back on any error.
 
+        Then its `after_commit` is run, each statement in a transaction of its own.
         Names without a schema are PostgreSQL's own, or of temporary tables: all others are written
         with theirs.
         Raises WarehouseUnreachable where nothing answers, StatementFailed where a statement fails.
         """
-        with _translated():
-            connection = psycopg.connect(
-                self.url,
-                connect_timeout=CONNECT_TIMEOUT,
-                application_name="gristmill",
-                options=_OPTIONS,
-            )
-        with _translated(), connection:
-            yield Transaction(connection)
+        with translated(), connect(self.url) as connection:
+            transaction = Transaction(connection)
+            yield transaction
+            connection.commit()
+            connection.autocommit = True
+            for query in transaction.after_commit:
+                connection.execute(query)
+
+
+def connect(url: str, *, options: str = "", **settings: Any) -> psycopg.Connection[Any]:
+    """A connection for our statements; `options` as for `postgres`, `settings` libpq's.
+
+    Raises WarehouseUnreachable where nothing answers.
+    """
+    with translated():
+        return psycopg.connect(
+            url,
+            options=f"{_OPTIONS} {options}",
+            **{"connect_timeout": CONNECT_TIMEOUT, "application_name": "gristmill", **settings},
+        )
 
 
 class Transaction:
@@ -57,43 +69,45 @@ class Transaction:
 
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
         self._connection = connection
+        self.after_commit: list[Query] = []
+        """Statements to run once it is committed; lost where the process dies before."""
 
     def execute(self, query: Query, parameters: Parameters | None = None) -> int:
         """Run one statement; the number of rows it touched."""
-        with _translated():
+        with translated():
             return self._connection.execute(_beside(query, parameters), parameters).rowcount
 
     def execute_alone(self, query: Query) -> int:
         """Run a text that someone else wrote, which is refused where it is several statements."""
-        with _translated():
+        with translated():
             return self._connection.execute(query, prepare=True).rowcount
 
     def rows(self, query: Query, parameters: Parameters | None = None) -> list[dict[str, Any]]:
         """Run a query; its rows by column name."""
-        with _translated(), self._connection.cursor(row_factory=dict_row) as cursor:
+        with translated(), self._connection.cursor(row_factory=dict_row) as cursor:
             return cursor.execute(_beside(query, parameters), parameters).fetchall()
 
     def row(self, query: Query, parameters: Parameters | None = None) -> dict[str, Any] | None:
         """Run a query; its first row, or None."""
-        with _translated(), self._connection.cursor(row_factory=dict_row) as cursor:
+        with translated(), self._connection.cursor(row_factory=dict_row) as cursor:
             return cursor.execute(_beside(query, parameters), parameters).fetchone()
 
     def value(self, query: Query, parameters: Parameters | None = None) -> Any:
         """Run a query; the first column of its first row, or None."""
-        with _translated():
+        with translated():
             row = self._connection.execute(_beside(query, parameters), parameters).fetchone()
         return None if row is None else row[0]
 
     @contextmanager
     def savepoint(self) -> Iterator[None]:
         """A part that can fail without losing what came before it in the transaction."""
-        with _translated(), self._connection.transaction():
+        with translated(), self._connection.transaction():
             yield
 
     @contextmanager
     def copy_in(self, statement: Query) -> Iterator[psycopg.Copy]:
         """Run COPY … FROM STDIN; what is yielded takes the bytes by `write`."""
-        with _translated(), self._connection.cursor() as cursor, cursor.copy(statement) as copy:
+        with translated(), self._connection.cursor() as cursor, cursor.copy(statement) as copy:
             yield copy
 
     def copy_out(
@@ -101,7 +115,7 @@ class Transaction:
     ) -> Iterator[bytes | bytearray | memoryview]:
         """Run COPY … TO STDOUT; its bytes as they come."""
         with (
-            _translated(),
+            translated(),
             self._connection.cursor() as cursor,
             cursor.copy(_beside(statement, parameters), parameters) as copy,
         ):
@@ -125,7 +139,7 @@ def _escaped(part: sql.Composable) -> sql.Composable:
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def translated() -> Iterator[None]:
     """The driver's errors as ours."""
     try:
         yield
