@@ -37,13 +37,16 @@ def _compare(folder: Path, home: Path, rows: int, rounds: int, *, dirty: float) 
     limit = bucket / "clean.csv"
     path.rename(limit)
     data.write_activity(path, rows, dirty=dirty)
-    with s3.serving(path) as (source, environment):
+    with s3.serving(bucket) as (source, environment):
         ways: dict[str, Callable[[], dict]] = {
             r"psql `\copy`, primary key after: the limit": lambda: _copy(url, limit),
             "ours, from a folder": lambda: _ours(url, str(bucket), {}),
             "ours, from S3": lambda: _ours(url, source, environment),
             "ours, from a folder, validity checked too": lambda: _ours(
                 url, str(bucket), {}, table="HISTORY"
+            ),
+            "ours, from S3, validity checked too": lambda: _ours(
+                url, source, environment, table="HISTORY"
             ),
         }
         if not dirty:
