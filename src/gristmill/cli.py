@@ -14,11 +14,11 @@ import typer
 from gristmill import __version__
 from gristmill.bucket.sample import write_sample
 from gristmill.console import terminal
+from gristmill.console.models import problem_lines, version_lines
 from gristmill.errors import GristmillError
 from gristmill.flow import steps
 from gristmill.flow.champion import (
     export_champion,
-    list_versions,
     serve_champion,
 )
 from gristmill.flow.champion import (
@@ -27,6 +27,7 @@ from gristmill.flow.champion import (
 from gristmill.flow.check import check as check_everything
 from gristmill.flow.context import Context, home_of, open_context
 from gristmill.flow.init import draft_project
+from gristmill.flow.models import list_versions, version_details
 from gristmill.flow.show import (
     declared_table,
     example_line,
@@ -43,6 +44,7 @@ from gristmill.loading.difference import difference
 from gristmill.loading.difference import undo as undo_load
 from gristmill.loading.tables import Span
 from gristmill.project.read import DEFAULT_FILE, read_project
+from gristmill.registry.store import operating_user
 from gristmill.settings import (
     Settings,
     read_amazon_settings,
@@ -367,17 +369,27 @@ def undo(
 def list_models(
     version: Annotated[str | None, typer.Argument(metavar="N")] = None, *, as_json: Json = False
 ) -> None:
-    """List the model versions and who was champion when, or show one version."""
+    """List the model versions and who was champion when, or show all of one version."""
     context = _open()
+    context.registry.mend_mirror()
     if version:
-        terminal.print_json(context.registry.version(version))
+        details = version_details(context, version)
+        if as_json:
+            terminal.print_json(details.to_dict())
+        for line in version_lines(details) if not as_json else ():
+            terminal.print_line(line)
         return
-    found = list_versions(context)
+    found, problems = list_versions(context), context.registry.problems()
     if as_json:
-        terminal.print_json(found)
+        terminal.print_json(
+            [{**one, "problems": [each.message for each in problems
+                                  if each.version == one["version"]]} for one in found]
+        )  # fmt: skip
         return
-    columns = ["version", "candidate", "roc_auc", "verdict", "champion", "registered_at", "why"]
+    columns = ["version", "champion", "verdict", "metric", "value", "candidate", "registered_at"]
     terminal.print_table(columns, terminal.as_rows(found, columns))
+    for problem in problems:
+        terminal.print_error("\n".join(problem_lines(problem)))
 
 
 @app.command()
@@ -388,16 +400,14 @@ def promote(
     why: Annotated[str, typer.Option(help="The reason, for the record.")] = "by hand",
 ) -> None:
     """Make a version the champion."""
-    context, settings = _open(), read_settings(_folder())
-    steps.promote(context, version, by=settings.user, why=why, force=force)
+    steps.promote(_open(), version, by=operating_user(), why=why, force=force)
     terminal.print_line(f"Version {version} is the champion.")
 
 
 @app.command()
 def rollback(*, why: Annotated[str, typer.Option(help="The reason.")] = "by hand") -> None:
     """Make the champion before this one the champion again."""
-    context, settings = _open(), read_settings(_folder())
-    version = context.registry.rollback(by=settings.user, why=why)
+    version = _open().registry.rollback(by=operating_user(), why=why)
     terminal.print_line(f"Version {version.version} is the champion again.")
 
 

@@ -36,8 +36,6 @@ class Settings(BaseSettings):
     """The port that the API listens on."""
     bundle: Path | None = None
     """The bundle that `gristmill.serving.entry:application` serves."""
-    user: str = Field(default="", validation_alias="USER")
-    """Who runs the command, for the record of promotions."""
 
 
 class AmazonSettings(BaseSettings):

@@ -4,16 +4,20 @@ import csv
 import io
 import json
 import os
+import pwd
 import socket
 import subprocess
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 import psycopg
 import pytest
+from mlflow import MlflowClient
 from psycopg.conninfo import conninfo_to_dict
 
 from gristmill import __version__, cli
+from gristmill.registry.tracking import tracking_url
 
 MONTHS = ("2025-10", "2025-11", "2025-12")
 
@@ -319,15 +323,80 @@ def test_diff_of_what_was_loaded_once(type_in):
     assert type_in("diff", "stores", "--json").json == []
 
 
+@pytest.fixture
+def tracking(type_in):
+    """MLflow's own client, as somebody uses it beside us."""
+    url = tracking_url(type_in("connect").out.strip())
+    return MlflowClient(tracking_uri=url, registry_uri=url)
+
+
 @pytest.mark.filterwarnings("ignore")  # MLflow's own, which a person does not see
 def test_models_and_their_promotion(type_in):
     said = type_in("models")
-    assert said.code == 0
-    assert said.out.splitlines()[0].split()[0] == "version"
+    assert (said.code, said.err) == (0, "")
+    assert said.out.splitlines()[0].split()[:3] == ["version", "champion", "verdict"]
+    assert all(len(line.rstrip()) <= 80 for line in said.out.splitlines())
     (version,) = type_in("models", "--json").json
     assert (version["version"], version["champion"]) == ("1", "now")
-    assert type_in("models", "1").json["version"] == "1"
+    assert (version["metric"], version["problems"]) == ("roc_auc", [])
     assert type_in("promote", "1", "--force").out == "Version 1 is the champion.\n"
+
+
+def test_everything_of_one_version(type_in):
+    found = type_in("models", "1", "--json").json
+    user = pwd.getpwuid(os.geteuid()).pw_name
+    (tenure,) = found["tenures"]
+    assert (tenure["by"], tenure["why"], tenure["until"]) == (user, "for the tests", None)
+    assert (tenure["os_user"], tenure["database_user"]) == (user, "admin")
+    assert {load["table_name"] for load in found["loads"]} == {
+        "customer_profiles", "customer_activity", "labels",
+    }  # fmt: skip
+    assert found["lineage"]["libraries"]["scikit-learn"] == metadata.version("scikit-learn")
+
+    said = type_in("models", "1")
+    assert (said.code, said.err) == (0, "")
+    for known in (f"by {user}", "for the tests", "roc_auc", "labels.csv", found["run_id"],
+                  found["bundle_digest"], f"verdict: {found['verdict']}"):  # fmt: skip
+        assert known in said.out
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_somebody_deletes_in_mlflow_is_told_and_the_alias_mended(type_in, tracking):
+    tracking.delete_model_version("clients", "1")
+    for command in ("status", "check"):
+        said = type_in(command)
+        assert said.code == 0
+        assert "alias 'champion' does not point at the champion" in said.out + said.err
+
+    assert (type_in("models").code, type_in("status").err) == (0, "")
+    run_id = type_in("models", "1", "--json").json["run_id"]
+    assert tracking.get_model_version_by_alias("clients", "champion").run_id == run_id
+
+    tracking.delete_run(run_id)
+    for command in (("status",), ("check",), ("models",), ("models", "1")):
+        said = type_in(*command)
+        assert said.code == 0
+        assert run_id in said.out + said.err
+        assert "was deleted there" in " ".join((said.out + said.err).split())
+    tracking.restore_run(run_id)
+    assert type_in("status").err == ""
+
+
+def test_a_champion_without_its_bundle_is_wrong(type_in):
+    bundle = Path(type_in("models", "1", "--json").json["bundle"])
+    aside = bundle.with_name("aside")
+    bundle.rename(aside)
+    try:
+        said = type_in("check")
+        assert said.code == 1
+        assert "wrong   models.1: the bundle is not what was registered" in said.out
+        assert "There is no bundle" in type_in("status").err
+        assert "There is no bundle" in type_in("models", "--json").json[0]["problems"][0]
+        refused = type_in("predict", "100000")
+        assert (refused.code, "There is no bundle" in refused.err) == (1, True)
+    finally:
+        aside.rename(bundle)
+    assert type_in("check").code == 0
 
 
 def test_predict_answers_and_puts_on_record(type_in, installation):

@@ -33,6 +33,7 @@ def check(context: Context) -> Iterator[Checked]:
     for table in context.project.tables.values():
         yield from _check_table(context, table)
     yield from _check_time(context)
+    yield from _check_models(context)
 
 
 def _check_users(context: Context) -> Iterator[Checked]:
@@ -94,3 +95,20 @@ def _check_time(context: Context) -> Iterator[Checked]:
                 subject=f"features: {name}",
                 message="has no history (`valid`), so as of a label it may know the future.",
             )
+
+
+def _check_models(context: Context) -> Iterator[Checked]:
+    """Whether what versions and predictions refer to is there as it was."""
+    champion = context.registry.champion()
+    found = [one for one in context.registry.problems() if not one.expected]
+    for one in found:
+        answers = champion is not None and one.version == champion.version
+        yield Checked(
+            level="wrong" if answers and one.part == "bundle" else "warning",
+            subject=f"models.{one.version}",
+            message=one.message,
+        )
+    if champion and not found:
+        yield Checked(
+            level="ok", subject="models", message=f"version {champion.version} is the champion"
+        )

@@ -69,7 +69,7 @@ class Status:
     champion: str | None
     """The version that answers."""
     problems: list[str]
-    """What could not be looked at, and why."""
+    """What could not be looked at, and why; what is lost of the record of models."""
 
 
 def status(context: Context) -> Status:
@@ -87,6 +87,11 @@ def status(context: Context) -> Status:
             problems.append(str(error))
         periods += _periods(context, table, files)
     champion = context.registry.champion()
+    problems += [
+        f"model version {one.version}: {one.message}"
+        for one in context.registry.problems()
+        if not one.expected
+    ]
     return Status(
         periods=periods,
         builds=_builds(context),

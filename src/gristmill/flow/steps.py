@@ -17,6 +17,7 @@ from gristmill.errors import (
     ObjectNotFound,
 )
 from gristmill.features.build import TRAINING_SET, build_feature_store, build_training_set
+from gristmill.features.builds import builds_of, loads_of
 from gristmill.features.derive import build_derived
 from gristmill.flow.champion import champion_bundle
 from gristmill.flow.runs import recorded
@@ -234,10 +235,11 @@ def _built_line(name: str, made: list[Built]) -> str:
 
 
 def tidy(context: Context) -> None:
-    """Drop superseded loads and builds; the champion's and its predecessor's stay traceable."""
-    in_use = context.registry.recent_champions(2)
-    loads = {load["load"] for version in in_use for load in version.lineage["loads"]}
-    builds = {build for version in in_use for build in version.lineage["builds"]}
+    """Drop superseded loads and builds, but for what versions in use were made of."""
+    in_use = context.registry.in_use()
+    with context.warehouse.transaction() as transaction:
+        builds = {one for version in in_use for one in builds_of(transaction, version.build)}
+        loads = {row["load"] for version in in_use for row in loads_of(transaction, version.build)}
     tidy_builds(context.warehouse, builds)
     tidy_loads(context.warehouse, loads)
 

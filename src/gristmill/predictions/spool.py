@@ -25,6 +25,7 @@ from gristmill.errors import SpoolError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
+    from uuid import UUID
 
     from gristmill.predictions.prediction import Prediction
 
@@ -58,6 +59,10 @@ _FORGET = "DELETE FROM groups WHERE place IN (SELECT value FROM json_each(?))"
 _FORGET_REFUSED = "DELETE FROM refused WHERE place IN (SELECT value FROM json_each(?))"
 _SET_ASIDE = "INSERT INTO refused (failures, oldest, record) VALUES (1, ?, ?)"
 _BLAME = "UPDATE refused SET failures = failures + 1 WHERE place = ?"
+_HOLDS = """\
+SELECT 0 FROM groups WHERE instr(records, ?)
+UNION ALL SELECT failures FROM refused WHERE instr(record, ?)
+LIMIT 1"""
 _CHECK = "INSERT OR REPLACE INTO checks (place, room) VALUES (1, ?)"
 _ROOM = "." * 16_384
 """What a check writes: more than a prediction takes, or it could pass where that fails."""
@@ -96,6 +101,14 @@ class Refused(NamedTuple):
     """When it was put on record, in seconds since 1970."""
     record: bytes
     """The prediction's record; see `as_record`."""
+
+
+class Waiting(NamedTuple):
+    """Where a prediction waits to be shipped."""
+
+    path: Path
+    failures: int
+    """How often the warehouse refused it; 0 where it has not been tried or was not reached."""
 
 
 class Adopted(NamedTuple):
@@ -307,6 +320,26 @@ def adopt_spools(folder: Path) -> Adopted:
         except SpoolError as error:
             problem = error
     return Adopted(spools=spools, problem=problem)
+
+
+def find_waiting(folder: Path, prediction_id: UUID) -> Waiting | None:
+    """Where a prediction waits among a folder's spools; None where it waits in none.
+
+    Only reads, so that the spools of living processes may be asked too.
+    """
+    wanted = str(prediction_id).encode()
+    for path in sorted(folder.glob(f"*{_SUFFIX}")):
+        try:
+            address = f"{path.absolute().as_uri()}?mode=rw"
+            with closing(sqlite3.connect(address, timeout=10, uri=True)) as connection:
+                found = connection.execute(_HOLDS, (wanted, wanted)).fetchone()
+        except sqlite3.Error as error:
+            if path.exists():
+                raise _unwritable(path, error) from error
+            continue  # shipped and removed meanwhile
+        if found is not None:
+            return Waiting(path, found[0])
+    return None
 
 
 def hold(path: Path, *, create: bool) -> int | None:

@@ -32,6 +32,8 @@ class Problem:
     version: str
     part: Part
     message: str
+    expected: bool = False
+    """Whether it is so by design, as with what is no longer needed and was tidied away."""
 
 
 def bundle_problems(
@@ -109,17 +111,19 @@ def data_problems(
     """The versions whose training set, or what it was made of, is no longer kept."""
     numbers = [version.version for version in versions]
     for row in transaction.rows(_queries.dropped, {"versions": numbers}):
-        expected = (
-            "though the version is in use: its answers cannot be traced to files and lines."
-            if row["version"] in in_use
-            else "for the version is neither the champion, the one before it nor the newest; the "
+        expected = row["version"] not in in_use
+        why = (
+            "for the version is neither the champion, the one before it nor the newest; the "
             "ledger still tells which files they were."
+            if expected
+            else "though the version is in use: its answers cannot be traced to files and lines."
         )
         yield Problem(
             version=row["version"],
             part="training data",
             message=f"what it was trained on was tidied away on {row['since']:%Y-%m-%d} "
-            f"({row['builds']} builds, {row['loads']} loads), {expected}",
+            f"({row['builds']} builds, {row['loads']} loads), {why}",
+            expected=expected,
         )
 
 
