@@ -119,7 +119,7 @@ from gristmill.serving.entry import build
 from gristmill.serving.server import Deployment
 
 deployment = Deployment(bundle=Path(sys.argv[1]), spool=Path(sys.argv[2]))
-with TestClient(build(deployment)) as client:
+with TestClient(build(deployment), base_url="http://127.0.0.1") as client:
     features = {"attr_a": 1, "attr_b": "c", "scd_a": 0.55, "scd_b": 3}
     answer = client.post("/predict", json={"idx": 7, "features": features})
     print(answer.status_code, answer.json()["probability"])

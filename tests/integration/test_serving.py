@@ -25,7 +25,7 @@ from jsonschema import Draft202012Validator
 
 from gristmill.errors import BundleError, PortTaken, ServingError
 from gristmill.predictions.spool import adopt_spools
-from gristmill.serving.api import LARGEST_BODY
+from gristmill.serving.bodies import LARGEST_BODY
 from gristmill.serving.entry import build
 from gristmill.serving.server import Deployment, listen, serve
 
@@ -266,11 +266,15 @@ def test_no_bytes_make_it_fail(client, body, address):
 
 def test_health_readiness_and_model(client):
     assert client.get("/health").json() == {"status": "alive"}
-    assert client.get("/ready").json() | {"waiting": 0} == {
+    told = client.get("/ready").json()
+    assert told.pop("waiting") >= 0
+    assert told.pop("oldest_seconds") >= 0
+    assert told == {
         "status": "ready",
         "model_version": "3",
+        "log": "writing",
         "shipping": "off",
-        "waiting": 0,
+        "unlogged": 0,
     }
     model = client.get("/model").json()
     assert (model["project"], model["version"], model["threshold"]) == ("clients", "3", 0.5)
@@ -288,7 +292,7 @@ def test_the_documentation_runs_its_own_script_and_no_other(client):
 
 
 def test_an_entity_without_a_feature_store(client):
-    _problem(client.get("/predict/150000"), 501, "no-feature-store")
+    _problem(client.get("/predict/150000"), 501, "no-database")
 
 
 # With a database
@@ -523,7 +527,7 @@ def test_no_answer_without_a_record(bundle_folder, tmp_path):
 
 def _count_spooled(folder):
     (spool,) = adopt_spools(folder).spools
-    count = spool.waiting().count
+    count = spool.count
     spool.close()
     return count
 

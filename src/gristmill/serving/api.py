@@ -12,14 +12,13 @@ import gc
 import hashlib
 import re
 import time
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import anyio.to_thread
-import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -28,75 +27,63 @@ from starlette.routing import Route
 
 from gristmill.errors import (
     BuildError,
-    EntityNotFound,
     InvalidFeatures,
     PredictionError,
     SpoolError,
     WarehouseError,
 )
+from gristmill.predictions.log import PredictionLog
+from gristmill.predictions.outcomes import record_outcomes
 from gristmill.predictions.prediction import (
     Prediction,
-    entity_key,
     entity_key_from_text,
     json_value,
     new_prediction_id,
 )
-from gristmill.predictions.predictor import Predictor, load_predictor
-from gristmill.predictions.ship import Shipper
-from gristmill.predictions.spool import Spool, open_spool
-from gristmill.serving.problems import Refused
+from gristmill.serving import metrics
+from gristmill.serving.bodies import (
+    LARGEST_BATCH_BODY,
+    idempotency_key,
+    key_refused,
+    read_asked,
+    read_batch,
+    read_body,
+    read_outcomes,
+    request_digest,
+)
+from gristmill.serving.follow import follow
+from gristmill.serving.guard import Guard
+from gristmill.serving.keys import KeyRing
+from gristmill.serving.problems import Refused, as_refusal
 from gristmill.serving.schema import (
     Answer,
+    BatchAnswer,
     Health,
+    OutcomesRecorded,
     Readiness,
     StoredAnswer,
-    model_card,
-    openapi,
 )
+from gristmill.serving.service import Served, Service, encode, load_served
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
     from pathlib import Path
 
+    import msgspec
     from starlette.requests import Request
+    from starlette.types import ASGIApp
 
-    from gristmill.features.read import LatestFeatures
-    from gristmill.registry.bundle import Bundle, Manifest
-    from gristmill.warehouse.connection import Warehouse
+    from gristmill.registry.bundle import Bundle
+    from gristmill.serving.bodies import Asked
+    from gristmill.serving.follow import Find
+    from gristmill.warehouse.kept import KeptWarehouse
 
-    FeatureLookup = Callable[[int | str], LatestFeatures]
-    """Finds an entity's latest features; raises EntityNotFound, WarehouseError or BuildError."""
+Result = TypeVar("Result")
 
-LARGEST_BODY = 1 << 20
-"""Bytes of a request's body."""
-BODY_TIMEOUT = 10.0
-"""Seconds in which a body arrives."""
-CHECK_TIMEOUT = 5.0
-"""Seconds in which a write of the spool goes through, or the service is not ready."""
-LOOKUPS = 8
-"""Lookups in the feature store at a time: each holds a connection to the database."""
-
-_encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder().decode
-
-
-@dataclass(frozen=True, kw_only=True)
-class Service:
-    """What the endpoints work with."""
-
-    manifest: Manifest
-    predictor: Predictor
-    spool: Spool
-    shipper: Shipper | None
-    """Brings the record to the database; None where there is none."""
-    lookup: FeatureLookup | None
-    lookups: anyio.CapacityLimiter
-    model: bytes
-    """The answer of `/model`."""
-    openapi: bytes
-    docs: bytes
-    docs_policy: str
-    """The Content-Security-Policy under which the page of documentation works, and no more."""
+DATABASE_TIMEOUT = 10.0
+"""Seconds that a request waits for the database, with those before it."""
+NOTE_EVERY = 1.0
+"""Seconds between two notes of how the record stands, for `/metrics` of all workers."""
 
 
 # Endpoints
@@ -106,41 +93,78 @@ async def predict(request: Request) -> Response:
     """`POST /predict`: the answer for the features that are sent."""
     started = time.perf_counter()
     service: Service = request.app.state.service
-    key, features = _read(await _body(request), service.manifest)
-    prediction = await _answer(service, key, features, started)
-    return _document(
-        Answer(
+    served = service.served
+    body = await read_body(request)
+
+    async def make() -> Made:
+        asked = read_asked(body, served.manifest.entity)
+        prediction = _answer(served, asked.key, asked.features, started)
+        answer = Answer(
             label=prediction.label,
             probability=prediction.probability,
             model_version=prediction.model_version,
             prediction_id=prediction.prediction_id,
-            no_signal=service.manifest.no_signal,
+            no_signal=served.manifest.no_signal,
         )
-    )
+        return Made([prediction], encode(answer))
+
+    return await _on_record(request, service, body, make)
+
+
+async def predict_batch(request: Request) -> Response:
+    """`POST /predict/batch`: the answers for many at once, all or none."""
+    started = time.perf_counter()
+    service: Service = request.app.state.service
+    served = service.served
+    body = await read_body(request, LARGEST_BATCH_BODY)
+
+    async def make() -> Made:
+        # In a thread, or other requests would wait until thousands of rows are read and computed.
+        return await anyio.to_thread.run_sync(
+            _answer_batch, served, body, started, limiter=service.batches
+        )
+
+    return await _on_record(request, service, body, make)
 
 
 async def predict_stored(request: Request) -> Response:
     """`GET /predict/{entity}`: the answer for the features that the feature store holds."""
     started = time.perf_counter()
     service: Service = request.app.state.service
-    if service.lookup is None:
-        raise Refused("no-feature-store", "This server runs without a database.")
-    with _key_refused():
-        key = entity_key_from_text(request.path_params["entity"], service.manifest.entity)
-    latest = await anyio.to_thread.run_sync(service.lookup, key, limiter=service.lookups)
+    served = service.served
+    if served.lookup is None:
+        raise Refused("no-database", "It has no feature store.")
+    with key_refused():
+        key = entity_key_from_text(request.path_params["entity"], served.manifest.entity)
+    latest = await _with_database(service, served.lookup, key)
     features = {name: json_value(value) for name, value in latest.features.items()}
-    prediction = await _answer(service, key, features, started)
+    prediction = _answer(served, key, features, started)
+    await _append(service, [prediction])
     return _document(
         StoredAnswer(
             label=prediction.label,
             probability=prediction.probability,
             model_version=prediction.model_version,
             prediction_id=prediction.prediction_id,
-            no_signal=service.manifest.no_signal,
+            no_signal=served.manifest.no_signal,
             features=features,
             features_as_of=latest.as_of.astimezone(UTC),
             features_age_seconds=(datetime.now(UTC) - latest.as_of).total_seconds(),
         )
+    )
+
+
+async def outcomes(request: Request) -> Response:
+    """`POST /outcomes`: what turned out to be true, told once it is committed."""
+    service: Service = request.app.state.service
+    if service.warehouse is None:
+        raise Refused("no-database", "Outcomes are recorded in a database.")
+    body = await read_body(request, LARGEST_BATCH_BODY)
+    told = read_outcomes(body, service.served.manifest.entity, now=datetime.now(UTC))
+    recorded = await _with_database(service, record_outcomes, service.warehouse, told)
+    service.counters.add("outcomes", recorded.added + recorded.corrected)
+    return _document(
+        OutcomesRecorded(added=recorded.added, corrected=recorded.corrected, known=recorded.known)
     )
 
 
@@ -150,39 +174,49 @@ async def health(_: Request) -> Response:
 
 
 async def ready(request: Request) -> Response:
-    """`GET /ready`: predictions can be given, and how their shipping stands."""
+    """`GET /ready`: predictions can be given, and how their record stands."""
     service: Service = request.app.state.service
-    try:
-        await asyncio.wait_for(service.spool.check(), CHECK_TIMEOUT)
-    except TimeoutError:
-        raise SpoolError("The disk does not answer.") from None
-    shipping = service.shipper.shipping if service.shipper else None
-    state = "off" if shipping is None else "behind" if shipping.behind else "up to date"
+    with suppress(*([SpoolError] if service.best_effort else [])):
+        await service.log.check()
+    status = service.log.status
     return _document(
         Readiness(
             status="ready",
-            model_version=service.manifest.version,
-            shipping=state,
-            waiting=shipping.waiting if shipping else service.spool.waiting().count,
+            model_version=service.served.manifest.version,
+            log=status.state,
+            shipping=status.shipping,
+            waiting=status.depth,
+            oldest_seconds=status.oldest_seconds,
+            unlogged=status.unlogged,
         )
     )
 
 
 async def model(request: Request) -> Response:
     """`GET /model`: which model answers."""
-    return Response(request.app.state.service.model, media_type="application/json")
+    return Response(request.app.state.service.served.card, media_type="application/json")
+
+
+async def tell_metrics(request: Request) -> Response:
+    """`GET /metrics`: what all workers counted, for Prometheus."""
+    service: Service = request.app.state.service
+    _note(service)
+    return Response(service.counters.exposition(), headers={"content-type": metrics.MEDIA_TYPE})
 
 
 async def openapi_document(request: Request) -> Response:
     """`GET /openapi.json`."""
-    return Response(request.app.state.service.openapi, media_type="application/json")
+    return Response(request.app.state.service.served.openapi, media_type="application/json")
 
 
 async def docs(request: Request) -> Response:
     """`GET /docs`: a page that shows the operations and tries them; it needs no other site."""
-    service: Service = request.app.state.service
-    headers = {"content-security-policy": service.docs_policy, "referrer-policy": "no-referrer"}
-    return Response(service.docs, media_type="text/html", headers=headers)
+    page: bytes = request.app.state.docs
+    headers = {
+        "content-security-policy": request.app.state.docs_policy,
+        "referrer-policy": "no-referrer",
+    }
+    return Response(page, media_type="text/html", headers=headers)
 
 
 async def to_docs(_: Request) -> Response:
@@ -193,10 +227,13 @@ async def to_docs(_: Request) -> Response:
 ROUTES = [
     Route("/", to_docs),
     Route("/predict", predict, methods=["POST"]),
+    Route("/predict/batch", predict_batch, methods=["POST"]),
     Route("/predict/{entity:path}", predict_stored),
+    Route("/outcomes", outcomes, methods=["POST"]),
     Route("/health", health),
     Route("/ready", ready),
     Route("/model", model),
+    Route("/metrics", tell_metrics),
     Route("/openapi.json", openapi_document),
     Route("/docs", docs),
 ]
@@ -205,130 +242,138 @@ ROUTES = [
 # What the endpoints share
 
 
-async def _answer(
-    service: Service, key: int | str, features: Mapping[str, Any], started: float
+class Made(NamedTuple):
+    """What a request asked for, not yet given."""
+
+    predictions: list[Prediction]
+    answer: bytes
+    """The body of the response."""
+
+
+async def _on_record(
+    request: Request, service: Service, body: bytes, make: Callable[[], Awaitable[Made]]
+) -> Response:
+    """The response with what is made, once that is durable; with a key, what was made first."""
+    key = request.headers.get("idempotency-key")
+    if key is None:
+        made = await make()
+        await _append(service, made.predictions)
+        return _json(made.answer)
+    key, digest = idempotency_key(request, key), request_digest(request, body)
+    async with service.log.once(key, digest) as once:
+        if once.answer is None:
+            made = await make()
+            await once.append(made.predictions, made.answer)
+            service.counters.add("predictions", len(made.predictions))
+        return _json(once.answer or b"")
+
+
+async def _append(service: Service, predictions: Sequence[Prediction]) -> None:
+    """Return once predictions are durable, all of them."""
+    await service.log.append(predictions)
+    service.counters.add("predictions", len(predictions))
+
+
+def _answer(
+    served: Served, key: int | str, features: Mapping[str, Any], started: float
 ) -> Prediction:
-    """The answer for an entity's features, returned once it is on record."""
-    answer = service.predictor.answer(features)
-    prediction = Prediction(
+    """The answer for an entity's features, not yet on record."""
+    try:
+        answer = served.predictor.answer(features)
+    except InvalidFeatures as error:
+        raise _invalid(error) from error
+    return Prediction(
         prediction_id=new_prediction_id(),
         entity=str(key),
         features=features,
         probability=answer.probability,
         label=answer.label,
-        model_version=service.manifest.version,
+        model_version=served.manifest.version,
         predicted_at=datetime.now(UTC),
         latency_ms=(time.perf_counter() - started) * 1000,
     )
-    await service.spool.append_soon(prediction)
-    return prediction
 
 
-async def _body(request: Request) -> bytes:
-    """The body of a request that says it is JSON, within limits of size and time."""
-    headers = request.headers
-    media_type, _, parameters = headers.get("content-type", "").partition(";")
-    if media_type.strip().lower() != "application/json":
-        raise Refused("unsupported-media-type", "Send Content-Type: application/json.")
-    charset = parameters.strip().lower().replace('"', "")
-    if charset not in {"", "charset=utf-8"} or "content-encoding" in headers:
-        raise Refused("unsupported-media-type", "Send plain JSON in UTF-8.")
-    if int(headers.get("content-length", 0)) > LARGEST_BODY:
-        raise _too_large()
+def _answer_batch(served: Served, body: bytes, started: float) -> Made:
+    """The answers for all that a body asks, in its order."""
+    manifest = served.manifest
+    asked = read_batch(body, manifest.entity)
     try:
-        async with asyncio.timeout(BODY_TIMEOUT):
-            body = bytearray()
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > LARGEST_BODY:
-                    raise _too_large()
-    except TimeoutError:
-        raise Refused("timeout", f"It took longer than {BODY_TIMEOUT:g} seconds.") from None
-    return bytes(body)
-
-
-def _read(body: bytes, manifest: Manifest) -> tuple[int | str, dict[str, Any]]:
-    """The entity's key and the features that a body holds; what they may be is checked later."""
-    try:
-        document = _decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Refused("malformed-json", f"{error}.") from error
-    except RecursionError:
-        raise Refused("malformed-json", "It is nested too deeply.") from None
-    if type(document) is not dict:
-        raise Refused("invalid-request", "The body must be a JSON object.")
-    entity = manifest.entity.name
-    for name in (entity, "features"):
-        if name not in document:
-            raise Refused("invalid-request", f"{name!r} is missing.", field=name)
-    if len(document) > 2:
-        unknown = next(name for name in document if name not in {entity, "features"})
-        raise Refused(
-            "invalid-request",
-            f"The body holds {entity!r} and 'features', and nothing else.",
-            field=unknown,
+        answers = served.predictor.answers([one.features for one in asked])
+    except PredictionError as error:
+        raise _first_wrong(served, asked, error) from error
+    now, latency_ms = datetime.now(UTC), (time.perf_counter() - started) * 1000
+    predictions = [
+        Prediction(
+            prediction_id=new_prediction_id(),
+            entity=str(one.key),
+            features=one.features,
+            probability=answer.probability,
+            label=answer.label,
+            model_version=manifest.version,
+            predicted_at=now,
+            latency_ms=latency_ms,
         )
-    features = document["features"]
-    if type(features) is not dict:
-        raise Refused("invalid-request", "'features' must be a JSON object.", field="features")
-    with _key_refused():
-        return entity_key(document[entity], manifest.entity), features
+        for one, answer in zip(asked, answers, strict=True)
+    ]
+    name = manifest.entity.name
+    answer = BatchAnswer(
+        predictions=[
+            {
+                name: one.key,
+                "label": prediction.label,
+                "probability": prediction.probability,
+                "prediction_id": prediction.prediction_id,
+            }
+            for one, prediction in zip(asked, predictions, strict=True)
+        ],
+        model_version=manifest.version,
+        no_signal=manifest.no_signal,
+    )
+    return Made(predictions, encode(answer))
 
 
-@contextmanager
-def _key_refused() -> Iterator[None]:
-    """A key that is none is a wrong request, not a wrong feature."""
+def _first_wrong(served: Served, asked: Sequence[Asked], error: PredictionError) -> Exception:
+    """The refusal of the first row that has no answer."""
+    for row, one in enumerate(asked):
+        try:
+            served.predictor.answer(one.features)
+        except InvalidFeatures as wrong:
+            return _invalid(wrong, row)
+        except PredictionError as wrong:
+            return Refused("invalid-feature", str(wrong), at=("rows", row), row=row)
+    return error
+
+
+def _invalid(error: InvalidFeatures, row: int | None = None) -> Refused:
+    """The refusal of a feature, which says where it stands."""
+    at = ("features", error.field) if row is None else ("rows", row, "features", error.field)
+    return Refused("invalid-feature", str(error), field=error.field, at=at, row=row)
+
+
+async def _with_database(
+    service: Service, work: Callable[..., Result], *arguments: object
+) -> Result:
+    """Work that waits for the database, in a thread; no more than a few at a time."""
     try:
-        yield
-    except InvalidFeatures as error:
-        raise Refused("invalid-request", str(error), field=error.field) from error
+        async with asyncio.timeout(DATABASE_TIMEOUT):
+            return await anyio.to_thread.run_sync(work, *arguments, limiter=service.at_database)
+    except TimeoutError:
+        raise WarehouseError("Too many requests wait for it.") from None
 
 
 def _document(content: msgspec.Struct) -> Response:
-    return Response(
-        _encode(content), media_type="application/json", headers={"cache-control": "no-store"}
-    )
+    return _json(encode(content))
 
 
-def _too_large() -> Refused:
-    return Refused("too-large", f"The body is larger than {LARGEST_BODY} bytes.")
+def _json(content: bytes) -> Response:
+    return Response(content, media_type="application/json", headers={"cache-control": "no-store"})
 
 
-# What went wrong, as a problem document
-
-
-async def _refused(_: Request, error: Exception) -> Response:
-    return _as_refusal(error).response()
-
-
-def _as_refusal(error: Exception) -> Refused:
-    match error:
-        case Refused():
-            return error
-        case EntityNotFound():
-            return Refused("unknown-entity", str(error))
-        case SpoolError():
-            # The path of the spool is the server's affair.
-            return Refused(
-                "record-unavailable", "The disk does not take it.", headers={"retry-after": "5"}
-            )
-        case InvalidFeatures():
-            return Refused("invalid-feature", str(error), field=error.field)
-        case PredictionError():
-            return Refused("invalid-feature", str(error))
-        case WarehouseError() | BuildError():
-            return Refused(
-                "database-unavailable",
-                "The feature store cannot be read.",
-                headers={"retry-after": "5"},
-            )
-        case HTTPException(status_code=405):
-            return Refused(
-                "method-not-allowed", "See the header Allow.", headers=error.headers or {}
-            )
-        case HTTPException():
-            return Refused("not-found", "GET /docs shows what there is.")
-    return Refused("internal-error", "The answer could not be computed.")
+async def _refused(request: Request, error: Exception) -> Response:
+    refusal = as_refusal(error)
+    request.scope["problem"] = refusal
+    return refusal.response()
 
 
 async def _gone(_: Request, __: Exception) -> Response:
@@ -339,35 +384,43 @@ async def _gone(_: Request, __: Exception) -> Response:
 # Wiring
 
 
+class Application(Starlette):
+    """The endpoints, with the guard around all that there is."""
+
+    guard: Callable[[ASGIApp], ASGIApp]
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """The guard is outermost: it sees also what fails inside."""
+        return self.guard(super().build_middleware_stack())
+
+
 def create_app(
     *,
     bundle: Bundle,
     spool: Path,
-    warehouse: Warehouse | None = None,
-    lookup: FeatureLookup | None = None,
-) -> Starlette:
+    warehouse: KeptWarehouse | None = None,
+    keys: Path | None = None,
+    counters: Path | None = None,
+    best_effort: bool = False,
+    find: Find | None = None,
+) -> Application:
     """The application that serves a bundle.
 
     `spool` is the folder that holds the record until it is shipped to `warehouse`; without a
-    warehouse it stays there. `lookup` finds the features of `GET /predict/{entity}`. Raises
-    BundleError where the bundle answers otherwise than where it was made, SpoolError where the
-    folder cannot be written.
+    warehouse it stays there. `keys` is the file of API keys, `counters` the folder where the
+    workers of one service count. `find` says which bundle should answer, while the application
+    runs; without it, this one does for ever. Raises BundleError where the bundle answers otherwise
+    than where it was made, SpoolError where the folder cannot be written.
     """
-    predictor = load_predictor(bundle)
-    page = files("gristmill.serving").joinpath("docs.html").read_bytes()
-    own_spool = open_spool(spool)
+    served = load_served(bundle, warehouse)
     service = Service(
-        manifest=bundle.manifest,
-        predictor=predictor,
-        spool=own_spool,
-        shipper=Shipper(own_spool, warehouse) if warehouse else None,
-        lookup=lookup,
-        lookups=anyio.CapacityLimiter(LOOKUPS),
-        model=_encode(model_card(bundle)),
-        openapi=_encode(openapi(bundle)),
-        docs=page,
-        docs_policy=_policy(page),
+        served=served,
+        log=PredictionLog(spool, warehouse, best_effort=best_effort),
+        warehouse=warehouse,
+        counters=metrics.Counters(counters),
+        best_effort=best_effort,
     )
+    service.replace(served)
     kinds: list[type[Exception]] = [
         Refused,
         PredictionError,
@@ -376,13 +429,22 @@ def create_app(
         HTTPException,
         Exception,
     ]
-    app = Starlette(
+    app = Application(
         routes=ROUTES,
         exception_handlers={**dict.fromkeys(kinds, _refused), ClientDisconnect: _gone},
         lifespan=_lifespan,
     )
     app.router.redirect_slashes = False
     app.state.service = service
+    app.state.follow = partial(follow, service, find, bundle.digest) if find else None
+    app.state.docs = files("gristmill.serving").joinpath("docs.html").read_bytes()
+    app.state.docs_policy = _policy(app.state.docs)
+    app.guard = partial(
+        Guard,
+        keys=KeyRing(keys),
+        counters=service.counters,
+        routes={route.endpoint: route.path.replace(":path", "") for route in ROUTES},
+    )
     return app
 
 
@@ -390,15 +452,37 @@ def create_app(
 async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     """Ship while the application runs; at its end, once more."""
     service: Service = app.state.service
-    if service.shipper:
-        service.shipper.start()
+    service.log.start()
     # What is loaded by now stays: walking it at every collection would cost the slowest answers.
     gc.collect()
     gc.freeze()
+    tasks = [asyncio.create_task(_keep_noting(service))]
+    if app.state.follow:
+        tasks.append(asyncio.create_task(app.state.follow()))
     yield
-    if service.shipper:
-        await asyncio.to_thread(service.shipper.stop)
-    await asyncio.to_thread(service.spool.close)
+    for task in tasks:
+        task.cancel()
+    await asyncio.to_thread(service.log.close)
+    if service.warehouse:
+        service.warehouse.close()
+    service.counters.close()
+
+
+async def _keep_noting(service: Service) -> None:
+    while True:
+        _note(service)
+        await asyncio.sleep(NOTE_EVERY)
+
+
+def _note(service: Service) -> None:
+    """Tell whichever worker is asked how the record of this one stands."""
+    status = service.log.status
+    service.counters.log(
+        waiting=status.depth,
+        oldest_seconds=status.oldest_seconds,
+        state=status.state,
+        unlogged=status.unlogged,
+    )
 
 
 def _policy(page: bytes) -> str:

@@ -1,4 +1,4 @@
-"""The shapes of requests and responses, made from a bundle's manifest, and OpenAPI 3.1 from them.
+"""The shapes of requests and responses, made from a bundle's manifest.
 
 What the schema admits is what the predictor answers; the one exception is that JSON Schema takes
 3.0 for an integer and the predictor does not.
@@ -7,7 +7,7 @@ What the schema admits is what the predictor answers; the one exception is that 
 from __future__ import annotations
 
 from datetime import date, datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 from uuid import UUID
 
 import msgspec
@@ -15,12 +15,17 @@ import msgspec
 from gristmill.errors import ServingError
 from gristmill.features.encode import LARGEST_INTEGER
 from gristmill.predictions.prediction import LARGEST_KEY
-from gristmill.serving import problems
+from gristmill.serving.bodies import MOST_ROWS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from gristmill.registry.bundle import Bundle, Manifest
+
+RESERVED = frozenset(
+    {"features", "label", "probability", "prediction_id", "outcome", "observed_at", "outcomes"}
+)
+"""Names that stand beside the entity's key in a request or an answer."""
 
 _TEXT = msgspec.Meta(pattern=r"^[^\x00]*$")
 _FEATURE_TYPES: dict[str, Any] = {
@@ -72,6 +77,25 @@ class StoredAnswer(Answer, frozen=True, kw_only=True, omit_defaults=True):
     features_age_seconds: float
 
 
+class BatchAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the model says of each row, in their order, once all of it is on record."""
+
+    predictions: list[dict[str, Any]]
+    model_version: str
+    no_signal: Annotated[
+        bool,
+        msgspec.Meta(description="Only there, as true, where the data shows nothing to learn."),
+    ] = False
+
+
+class OutcomesRecorded(msgspec.Struct, frozen=True, kw_only=True):
+    """What was told is on record in the database."""
+
+    added: int
+    corrected: Annotated[int, msgspec.Meta(description="They were there with the other outcome.")]
+    known: Annotated[int, msgspec.Meta(description="They were there already.")]
+
+
 class Health(msgspec.Struct, frozen=True, kw_only=True):
     """The process answers."""
 
@@ -83,6 +107,9 @@ class Readiness(msgspec.Struct, frozen=True, kw_only=True):
 
     status: str
     model_version: str
+    log: Annotated[
+        str, msgspec.Meta(description="`writing`, or `failing` where the disk takes no record.")
+    ]
     shipping: Annotated[
         str,
         msgspec.Meta(
@@ -90,6 +117,11 @@ class Readiness(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ]
     waiting: Annotated[int, msgspec.Meta(description="Predictions that are not there yet.")]
+    oldest_seconds: Annotated[float, msgspec.Meta(description="The age of the oldest of them.")]
+    unlogged: Annotated[
+        int,
+        msgspec.Meta(description="Answers without a record, where the project prefers them."),
+    ]
 
 
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
@@ -131,16 +163,18 @@ def model_card(bundle: Bundle) -> ModelCard:
 
 
 def request_schemas(manifest: Manifest) -> dict[str, Any]:
-    """The JSON Schemas of `POST /predict`: the entity's key by its own name, and every feature.
+    """The JSON Schemas of what is sent and answered by the entity's and the features' own names.
 
-    Raises ServingError where the key's name leaves no room for the features.
+    Raises ServingError where the key's name leaves no room for what stands beside it.
     """
-    if manifest.entity.name == "features":
+    entity = manifest.entity.name
+    if entity in RESERVED:
         raise ServingError(
-            "The entity's key is called 'features', as the features themselves are in a request. "
-            "Rename its column."
+            f"The entity's key is called {entity!r}, as is something that stands beside it in a "
+            "request or an answer. Rename its column."
         )
     names = {f"feature_{place}": each.name for place, each in enumerate(manifest.features)}
+    key = ("entity", _key_type(manifest))
     features = msgspec.defstruct(
         "Features",
         [
@@ -150,14 +184,46 @@ def request_schemas(manifest: Manifest) -> dict[str, Any]:
         forbid_unknown_fields=True,
     )
     request = msgspec.defstruct(
-        "PredictRequest",
-        [("entity", _key_type(manifest)), ("features", features)],
+        "PredictRequest", [key, ("features", features)], forbid_unknown_fields=True
+    )
+    outcome = msgspec.defstruct(
+        "Outcome",
+        [key, ("outcome", Literal[0, 1]), ("observed_at", _OBSERVED_AT)],
         forbid_unknown_fields=True,
     )
-    schemas = _schemas([request])
+    types = [
+        request,
+        outcome,
+        msgspec.defstruct("BatchRequest", [("rows", _many(request))], forbid_unknown_fields=True),
+        msgspec.defstruct("Outcomes", [("outcomes", _many(outcome))], forbid_unknown_fields=True),
+        msgspec.defstruct(
+            "BatchPrediction",
+            [key, ("label", int), ("probability", float), ("prediction_id", UUID)],
+        ),
+    ]
+    schemas = component_schemas(types)
     _rename(schemas["Features"], names)
-    _rename(schemas["PredictRequest"], {"entity": manifest.entity.name})
+    for name in ("PredictRequest", "Outcome", "BatchPrediction"):
+        _rename(schemas[name], {"entity": entity})
     return schemas
+
+
+def component_schemas(types: Sequence[type[msgspec.Struct]]) -> dict[str, Any]:
+    """The JSON Schemas of types, by their names."""
+    return msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")[1]
+
+
+_OBSERVED_AT = Annotated[
+    str,
+    msgspec.Meta(
+        description="Since when it is known, not in the future; UTC where no zone is said.",
+        extra_json_schema={"anyOf": [{"format": "date-time"}, {"format": "date"}]},
+    ),
+]
+
+
+def _many(one: type[msgspec.Struct]) -> Any:
+    return Annotated[list[one], msgspec.Meta(min_length=1, max_length=MOST_ROWS)]  # type: ignore[valid-type]  # made at run time
 
 
 def _rename(schema: dict[str, Any], names: Mapping[str, str]) -> None:
@@ -167,136 +233,7 @@ def _rename(schema: dict[str, Any], names: Mapping[str, str]) -> None:
     schema["required"] = [names.get(name, name) for name in schema["required"]]
 
 
-def _schemas(types: Sequence[type[msgspec.Struct]]) -> dict[str, Any]:
-    return msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")[1]
-
-
 def _key_type(manifest: Manifest) -> Any:
     if manifest.entity.type == "integer":
         return Annotated[int, msgspec.Meta(ge=-LARGEST_KEY, le=LARGEST_KEY)]
     return Annotated[str, msgspec.Meta(min_length=1, pattern=r"^[^\x00]*$")]
-
-
-# OpenAPI
-
-
-def openapi(bundle: Bundle) -> dict[str, Any]:
-    """The OpenAPI 3.1 document of a bundle's service."""
-    manifest = bundle.manifest
-    answers: list[type[msgspec.Struct]] = [
-        Answer,
-        StoredAnswer,
-        Health,
-        Readiness,
-        ModelCard,
-        problems.Problem,
-    ]
-    components = request_schemas(manifest) | _schemas(answers)
-    entity = manifest.entity.name
-    return {
-        "openapi": "3.1.0",
-        "info": {
-            "title": manifest.project,
-            "version": manifest.version,
-            "description": f"Predicts {manifest.label} for each {entity}. "
-            "Every answer is on record before it is given.",
-        },
-        "paths": {
-            "/predict": {"post": _post_predict(bundle)},
-            f"/predict/{{{entity}}}": {"get": _get_predict(components, entity)},
-            "/model": {"get": _operation("model", "Which model answers", ModelCard)},
-            "/ready": {
-                "get": _operation(
-                    "ready", "Can predictions be given?", Readiness, "record-unavailable"
-                )
-            },
-            "/health": {"get": _operation("health", "Is the process alive?", Health)},
-        },
-        "components": {"schemas": components},
-        "x-problems": [
-            {"name": kind.name, "status": kind.status, "title": kind.title, "meaning": kind.meaning}
-            for kind in problems.KINDS.values()
-        ],
-    }
-
-
-def _post_predict(bundle: Bundle) -> dict[str, Any]:
-    manifest = bundle.manifest
-    key: int | str = 150000 if manifest.entity.type == "integer" else "a key"
-    known = max(bundle.samples, key=lambda sample: _count_known(sample.features))
-    example = {manifest.entity.name: key, "features": dict(known.features)}
-    operation = _operation(
-        "predict",
-        "Predict from features",
-        Answer,
-        "malformed-json",
-        "timeout",
-        "too-large",
-        "unsupported-media-type",
-        "invalid-request",
-        "invalid-feature",
-        "record-unavailable",
-    )
-    operation["description"] = (
-        "Null and categories never seen are answered; a feature that is missing, unknown or of "
-        "another type is refused by name."
-    )
-    schema = {"$ref": "#/components/schemas/PredictRequest"}
-    operation["requestBody"] = {
-        "required": True,
-        "content": {"application/json": {"schema": schema, "example": example}},
-    }
-    return operation
-
-
-def _get_predict(components: dict[str, Any], entity: str) -> dict[str, Any]:
-    operation = _operation(
-        "predict_stored",
-        "Predict from the feature store",
-        StoredAnswer,
-        "unknown-entity",
-        "invalid-request",
-        "no-feature-store",
-        "database-unavailable",
-        "record-unavailable",
-    )
-    operation["description"] = "The answer says how old the features are."
-    operation["parameters"] = [
-        {
-            "name": entity,
-            "in": "path",
-            "required": True,
-            "schema": components["PredictRequest"]["properties"][entity],
-        }
-    ]
-    return operation
-
-
-def _get_ready() -> dict[str, Any]:
-    return _operation("ready", "Can predictions be given?", Readiness, "record-unavailable")
-
-
-def _operation(
-    name: str, summary: str, answer: type[msgspec.Struct], *kinds: str
-) -> dict[str, Any]:
-    """An operation with its answer and the kinds of problem that it may have instead."""
-    titles: dict[int, list[str]] = {}
-    for kind in kinds:
-        titles.setdefault(problems.KINDS[kind].status, []).append(problems.KINDS[kind].title)
-    refused = {
-        str(status): {
-            "description": "; or: ".join(titles[status]),
-            "content": {problems.MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
-        }
-        for status in sorted(titles)
-    }
-    schema = {"$ref": f"#/components/schemas/{answer.__name__}"}
-    answered = {
-        "description": (answer.__doc__ or "").strip(),
-        "content": {"application/json": {"schema": schema}},
-    }
-    return {"operationId": name, "summary": summary, "responses": {"200": answered, **refused}}
-
-
-def _count_known(features: Any) -> int:
-    return sum(value is not None for value in features.values())

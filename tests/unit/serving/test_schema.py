@@ -13,7 +13,8 @@ from gristmill.project.features import Feature
 from gristmill.registry.bundle import Entity, read_bundle
 from gristmill.serving.api import create_app
 from gristmill.serving.problems import KINDS, Refused
-from gristmill.serving.schema import model_card, openapi
+from gristmill.serving.openapi import openapi
+from gristmill.serving.schema import model_card
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def test_every_schema_is_valid_and_every_reference_resolves(bundle):
 
 def test_the_paths_are_those_of_the_application(bundle, tmp_path):
     app = create_app(bundle=bundle, spool=tmp_path / "spool")
-    app.state.service.spool.close()
+    app.state.service.log.close()
     served = {
         route.path.replace("{entity:path}", "{idx}")
         for route in app.routes

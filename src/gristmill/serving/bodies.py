@@ -1,0 +1,214 @@
+"""What requests carry, read from their bodies; each refusal says where in the body it looks.
+
+It checks shapes and keys. Whether features are of their types is the predictor's to say.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from gristmill.errors import InvalidFeatures, InvalidOutcome
+from gristmill.predictions.outcomes import COLUMNS, Outcome, contradiction, outcome_of
+from gristmill.predictions.prediction import entity_key
+from gristmill.serving.problems import Refused
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from datetime import datetime
+
+    from starlette.requests import Request
+
+    from gristmill.registry.bundle import Entity
+
+LARGEST_BODY = 1 << 20
+"""Bytes of the body of a request about one entity."""
+LARGEST_BATCH_BODY = 8 << 20
+"""Bytes of the body of a request about many."""
+MOST_ROWS = 10_000
+"""Rows of one request."""
+BODY_TIMEOUT = 10.0
+"""Seconds in which a body arrives."""
+
+LONGEST_KEY = 255
+"""Characters of an Idempotency-Key."""
+
+_SANE_KEY = re.compile(rf"[!-~]{{1,{LONGEST_KEY}}}")
+_decode = msgspec.json.Decoder().decode
+
+
+class Asked(NamedTuple):
+    """One entity and its features, as a request gives them."""
+
+    key: int | str
+    features: dict[str, Any]
+
+
+async def read_body(request: Request, limit: int = LARGEST_BODY) -> bytes:
+    """The body of a request that says it is JSON, within limits of size and time."""
+    headers = request.headers
+    media_type, _, parameters = headers.get("content-type", "").partition(";")
+    if media_type.strip().lower() != "application/json":
+        raise Refused("unsupported-media-type", "Send Content-Type: application/json.")
+    charset = parameters.strip().lower().replace('"', "")
+    if charset not in {"", "charset=utf-8"} or "content-encoding" in headers:
+        raise Refused("unsupported-media-type", "Send plain JSON in UTF-8.")
+    if int(headers.get("content-length", 0)) > limit:
+        raise _too_large(limit)
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT):
+            body = bytearray()
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > limit:
+                    raise _too_large(limit)
+    except TimeoutError:
+        raise Refused(
+            "timeout",
+            f"It took longer than {BODY_TIMEOUT:g} seconds.",
+            headers={"connection": "close"},
+        ) from None
+    return bytes(body)
+
+
+def idempotency_key(request: Request, given: str) -> str:
+    """What singles out a request that may come again: its key, among those of who asks."""
+    if not _SANE_KEY.fullmatch(given):
+        raise Refused(
+            "invalid-request",
+            f"Idempotency-Key holds 1 to {LONGEST_KEY} visible ASCII characters.",
+            field="Idempotency-Key",
+        )
+    return f"{request.scope.get('api_key') or ''}:{given}"
+
+
+def request_digest(request: Request, body: bytes) -> bytes:
+    """What requests have in common that are the same."""
+    return hashlib.sha256(b"%b\0%b" % (request.scope["path"].encode(), body)).digest()
+
+
+def read_asked(body: bytes, entity: Entity) -> Asked:
+    """What a request about one entity asks."""
+    return _asked(_object(body), entity, ())
+
+
+def read_batch(body: bytes, entity: Entity) -> list[Asked]:
+    """What a request about many entities asks, in its order."""
+    document = _object(body)
+    _names(document, ("rows",), ())
+    rows = _many(document["rows"], "rows")
+    return [_asked(row, entity, ("rows", place)) for place, row in enumerate(rows)]
+
+
+def read_outcomes(body: bytes, entity: Entity, *, now: datetime) -> list[Outcome]:
+    """The outcomes that a body tells: one by itself, or a list of them under `outcomes`."""
+    document = _object(body)
+    if "outcomes" not in document:
+        return [_outcome(document, entity, (), now)]
+    _names(document, ("outcomes",), ())
+    given = _many(document["outcomes"], "outcomes")
+    outcomes = [_outcome(one, entity, ("outcomes", place), now) for place, one in enumerate(given)]
+    place = contradiction(outcomes)
+    if place is not None:
+        raise Refused(
+            "contradiction",
+            f"Outcome {place} says otherwise than one before it, of the same entity and time.",
+            field="outcome",
+            at=("outcomes", place, "outcome"),
+            row=place,
+        )
+    return outcomes
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    try:
+        document = _decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Refused("malformed-json", f"{error}.") from error
+    except RecursionError:
+        raise Refused("malformed-json", "It is nested too deeply.") from None
+    if type(document) is not dict:
+        raise Refused("invalid-request", "The body must be a JSON object.", at=())
+    return document
+
+
+def _asked(document: Any, entity: Entity, at: tuple[str | int, ...]) -> Asked:
+    name = entity.name
+    # The usual request costs two look-ups and three comparisons.
+    if (
+        type(document) is not dict
+        or len(document) != 2
+        or not (name in document and "features" in document)
+    ):
+        _names(document, (name, "features"), at)
+    features = document["features"]
+    if type(features) is not dict:
+        raise _wrong("'features' must be a JSON object.", "features", at)
+    with key_refused(at):
+        return Asked(entity_key(document[name], entity), features)
+
+
+def _outcome(document: Any, entity: Entity, at: tuple[str | int, ...], now: datetime) -> Outcome:
+    _names(document, (entity.name, *COLUMNS), at)
+    with key_refused(at):
+        return outcome_of(
+            entity_key(document[entity.name], entity),
+            document["outcome"],
+            document["observed_at"],
+            now=now,
+        )
+
+
+def _names(document: Any, names: Sequence[str], at: tuple[str | int, ...]) -> None:
+    """Refuse what is not an object of exactly these names."""
+    if type(document) is not dict:
+        what = "The body" if not at else f"{at[0]} {at[1]}"
+        raise Refused("invalid-request", f"{what} must be a JSON object.", at=at, row=_row(at))
+    for name in names:
+        if name not in document:
+            raise _wrong(f"{name!r} is missing.", name, at)
+    if len(document) > len(names):
+        unknown = next(name for name in document if name not in names)
+        listed = " and ".join([", ".join(map(repr, names[:-1])), repr(names[-1])][len(names) < 2 :])
+        raise _wrong(f"It holds {listed}, and nothing else.", unknown, at)
+
+
+def _many(rows: Any, name: str) -> list[Any]:
+    if type(rows) is not list:
+        raise _wrong(f"{name!r} must be a JSON array.", name, ())
+    if not 1 <= len(rows) <= MOST_ROWS:
+        raise _wrong(f"{name!r} holds {len(rows)} rows; it takes 1 to {MOST_ROWS}.", name, ())
+    return rows
+
+
+@contextmanager
+def key_refused(at: tuple[str | int, ...] | None = None) -> Iterator[None]:
+    """A key that is none is a wrong request, not a wrong feature; so is a wrong outcome."""
+    try:
+        yield
+    except (InvalidFeatures, InvalidOutcome) as error:
+        way = None if at is None else (*at, error.field)
+        raise Refused(
+            "invalid-request", str(error), field=error.field, at=way, row=_row(at or ())
+        ) from error
+
+
+def _wrong(detail: str, field: str, at: tuple[str | int, ...]) -> Refused:
+    return Refused("invalid-request", detail, field=field, at=(*at, field), row=_row(at))
+
+
+def _row(at: Sequence[str | int]) -> int | None:
+    """The row that a way leads to."""
+    return next((step for step in at if isinstance(step, int)), None)
+
+
+def _too_large(limit: int) -> Refused:
+    # What is left of the body is not worth reading: the connection ends with the answer.
+    return Refused(
+        "too-large", f"The body is larger than {limit} bytes.", headers={"connection": "close"}
+    )

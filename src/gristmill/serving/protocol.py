@@ -1,0 +1,85 @@
+"""How a connection speaks HTTP: uvicorn's own way, with limits on headers that it does not set.
+
+Whoever sends no whole request in time, or no end of headers, is answered and cut off, so that idle
+connections cannot use up the server.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from gristmill.serving.problems import MEDIA_TYPE, Refused
+
+if TYPE_CHECKING:
+    import asyncio
+
+HEADER_TIMEOUT = 10.0
+"""Seconds in which the headers of a request arrive."""
+LARGEST_HEADERS = 32 << 10
+"""Bytes that may come of a request's address and headers without their end."""
+
+
+class Protocol(HttpToolsProtocol):
+    """One connection."""
+
+    _timer: asyncio.TimerHandle | None = None
+    _header_bytes = 0
+    _cycle_before: object = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to watch it: one timer for as long as it lives, none for each request."""
+        super().connection_made(transport)
+        self._timer = self.loop.call_later(HEADER_TIMEOUT, self._watch)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop watching."""
+        if self._timer:
+            self._timer.cancel()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Take what came; headers that do not end are refused."""
+        super().data_received(data)
+        if self._waits():
+            self._header_bytes += len(data)
+            if self._header_bytes > LARGEST_HEADERS:
+                self._refuse(Refused("headers-too-large", "Their end did not come."))
+        else:
+            self._header_bytes = 0
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP."""
+        self._refuse(Refused("malformed-http", msg))
+
+    def _waits(self) -> bool:
+        """Whether the next request's headers are what the connection waits for."""
+        return self.cycle is None or self.cycle.response_complete
+
+    def _watch(self) -> None:
+        # Between requests uvicorn has a timer of its own.
+        waits = self._waits() and self.timeout_keep_alive_task is None
+        if waits and self.cycle is self._cycle_before:
+            self._refuse(Refused("timeout", "The headers did not arrive in time."))
+            return
+        self._cycle_before = self.cycle
+        self._timer = self.loop.call_later(HEADER_TIMEOUT, self._watch)
+
+    def _refuse(self, refusal: Refused) -> None:
+        """Answer with a problem document and end the connection."""
+        if self.transport.is_closing():
+            return
+        content = refusal.document()
+        status = HTTPStatus(refusal.kind.status)
+        headers = [
+            *self.server_state.default_headers,
+            (b"content-type", MEDIA_TYPE.encode()),
+            (b"content-length", str(len(content)).encode()),
+            (b"connection", b"close"),
+        ]
+        first = f"HTTP/1.1 {status.value} {status.phrase}".encode()
+        head = [first, *(name + b": " + value for name, value in headers)]
+        self.transport.write(b"\r\n".join([*head, b"", content]))
+        self.transport.close()
