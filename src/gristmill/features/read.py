@@ -61,7 +61,7 @@ class LatestBatch:
     """The features of each as a JSON object: NaN is null, dates and times are ISO 8601."""
 
 
-_FEATURE_TYPES: dict[str, FeatureType] = {
+FEATURE_TYPES: dict[str, FeatureType] = {
     "smallint": "integer",
     "integer": "integer",
     "bigint": "integer",
@@ -74,6 +74,7 @@ _FEATURE_TYPES: dict[str, FeatureType] = {
     "timestamp with time zone": "timestamp",
     "boolean": "boolean",
 }
+"""PostgreSQL's types that a feature may have, without their size."""
 _ARROW_TYPES: dict[FeatureType, pa.DataType] = {
     "integer": pa.int64(),
     "number": pa.float64(),
@@ -213,7 +214,7 @@ def latest_batches(
         statement = _batch_statement(features, types, names, build, after=after, size=size)
         kinds = {_PLACE: pa.string(), _RECORD: pa.string()}
         kinds |= {name: _ARROW_TYPES[types[name]] for name in names}
-        table = _read_csv(transaction, statement, kinds)
+        table = read_csv(transaction, statement, kinds)
         if table.num_rows:
             keys = table.column(_PLACE)
             yield LatestBatch(
@@ -281,11 +282,11 @@ def _types(transaction: Transaction, name: str) -> dict[str, FeatureType]:
     """The columns of a build as types of features."""
     types: dict[str, FeatureType] = {}
     for row in transaction.rows(queries.columns, {"relation": f'builds."{name}"'}):
-        kind = _FEATURE_TYPES.get(row["type"].split("(")[0])
+        kind = FEATURE_TYPES.get(row["type"].split("(")[0])
         if kind is None:
             raise BuildError(
                 f"{name}: the column {row['name']!r} is {row['type']}, which no model takes. "
-                f"Cast it in the SELECT to one of: {', '.join(_FEATURE_TYPES)}."
+                f"Cast it in the SELECT to one of: {', '.join(FEATURE_TYPES)}."
             )
         types[row["name"]] = kind
     return types
@@ -309,7 +310,7 @@ def _table(
         build=build.build,
         order=Identifier(order),
     )
-    return _read_csv(
+    return read_csv(
         transaction, statement, {column: _ARROW_TYPES[kind] for column, kind in types.items()}
     )
 
@@ -325,9 +326,10 @@ def _as_csv(column: str, kind: FeatureType) -> Composed:
     return SQL("{}").format(Identifier(column))
 
 
-def _read_csv(
+def read_csv(
     transaction: Transaction, statement: Composed, kinds: Mapping[str, pa.DataType]
 ) -> pa.Table:
+    """What a COPY … TO STDOUT (FORMAT csv) gives, its columns as these types."""
     content = b"".join(_bytes(transaction, statement))
     if not content:
         return pa.schema(list(kinds.items())).empty_table()

@@ -46,6 +46,11 @@ def share_axis(title: str, high: float = 1.0) -> Axis:
     )
 
 
+def value_ticks(high: float) -> tuple[tuple[float, str], ...]:
+    """Round counts from nothing up."""
+    return tuple((one, numbers.short(one)) for one in numbers.ticks(0.0, high, most=4))
+
+
 def feature_axis(title: str, kind: FeatureType, low: float, high: float) -> Axis:
     """Over a feature's values as a model sees them, named as people write them."""
     if kind == "boolean":

@@ -38,8 +38,10 @@ class Group:
     """Rows of the other sample."""
     middle: float | None
     """Of a range: the median of its values, as a number."""
+    labelled: int
+    """Rows whose label is known."""
     label: Estimate | None
-    """The share of label 1 where it is known; Wilson's interval."""
+    """The share of label 1 among those; Wilson's interval."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +86,7 @@ def distribution(
             rows=int(counted[number]),
             beside=None if other is None else int(other[number]),
             middle=_middle(values, which == number),
+            labelled=_labelled(labels, which == number),
             label=_share(labels, which == number),
         )
         for number, name in enumerate(grouping.names)
@@ -114,6 +117,10 @@ def stability_index(first: NDArray[np.int64], second: NDArray[np.int64]) -> floa
     p = (first[used] + 0.5) / (first[used] + 0.5).sum()
     q = (second[used] + 0.5) / (second[used] + 0.5).sum()
     return float(((p - q) * np.log(p / q)).sum())
+
+
+def _labelled(labels: NDArray[np.float64] | None, inside: NDArray[np.bool_]) -> int:
+    return 0 if labels is None else int(np.count_nonzero(~np.isnan(labels[inside])))
 
 
 def _share(labels: NDArray[np.float64] | None, inside: NDArray[np.bool_]) -> Estimate | None:

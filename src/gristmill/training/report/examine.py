@@ -75,7 +75,8 @@ def examine(
 ) -> Examined:
     """Look at a model by its scores on the holdout's rows, of shape (rows,).
 
-    `verdict` is the gate's, as plain values that may be read wherever the bundle goes. It takes about five scorings of the holdout for each feature; a million rows at the most.
+    `verdict` is the gate's, as plain values that may be read wherever the bundle goes. It takes
+    about five scorings of the holdout for each feature; of a million rows in all at the most.
     """
     training, holdout = parts.training, parts.holdout
     rank = curves.ranking(holdout.labels, scores)

@@ -18,6 +18,14 @@ def count(value: float) -> str:
     return f"{value:,.0f}"
 
 
+def short(value: float) -> str:
+    """How many, where there is little room: 12k, 1.5M."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.4g}{letter}"
+    return f"{value:.4g}"
+
+
 def share(value: float) -> str:
     """A part of a whole: 12.3%; small ones keep a digit that says something."""
     percent = 100 * value

@@ -34,6 +34,8 @@ class Section:
     """The anchor of its address."""
     title: str
     body: Html
+    listed: bool = True
+    """Whether the top of the page leads to it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +70,11 @@ def page(*, title: str, header: Html, sections: Sequence[Section], footer: str) 
         element("title", shown(title, longest=200)),
         element("style", Html(_style())),
     )
-    links = [element("a", section.title, href=f"#{section.name}") for section in sections]
+    links = [
+        element("a", section.title, href=f"#{section.name}")
+        for section in sections
+        if section.listed
+    ]
     body = element(
         "body",
         element("header", element("div", header, element("nav", links, aria_label="Sections"))),
