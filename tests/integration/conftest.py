@@ -4,15 +4,20 @@ import itertools
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import httpx
 import psycopg
 import pytest
+import uvicorn
 from psycopg import sql
+from starlette.applications import Starlette
 
 from gristmill.bucket.bucket import open_bucket
 from gristmill.features.builds import Built
@@ -22,6 +27,8 @@ from gristmill.flow.report import Silence
 from gristmill.loading.load import Loaded
 from gristmill.loading.tables import Span
 from gristmill.project.read import read_project
+from gristmill.serving.protocol import Protocol
+from gristmill.serving.server import listen
 from gristmill.warehouse import embedded
 from gristmill.warehouse.connection import Warehouse
 from gristmill.warehouse.credentials import read_passwords
@@ -161,3 +168,32 @@ def shop(warehouse: Warehouse, tmp_path: Path) -> Shop:
     """A project that a test declares, on a fresh database whose limited role is there."""
     apply_users(warehouse, [], tmp_path / "credentials.json")
     return Shop(folder=tmp_path, warehouse=warehouse)
+
+
+@contextmanager
+def _served(app: Starlette) -> Iterator[httpx.Client]:
+    """The application on a socket, as workers run it, in a thread; a client of it."""
+    listening = listen("127.0.0.1", 0)
+    config = uvicorn.Config(
+        app, http=Protocol, lifespan="on", log_level="warning", access_log=False, ws="none"
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    try:
+        while not server.started:
+            assert thread.is_alive()
+            time.sleep(0.02)
+        address = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        with httpx.Client(base_url=address, timeout=60, trust_env=False) as client:
+            yield client
+    finally:
+        server.should_exit = True
+        thread.join()
+        listening.close()
+
+
+@pytest.fixture(scope="session")
+def served() -> Callable[[Starlette], AbstractContextManager[httpx.Client]]:
+    """Serves an application over a real socket while a `with` lasts; it gives a client."""
+    return _served

@@ -20,6 +20,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from gristmill.errors import ServingError
@@ -90,14 +91,17 @@ def list_keys(path: Path) -> list[Key]:
         raise ServingError(f"The file of API keys {path} cannot be read: {error}") from error
 
 
+@lru_cache(maxsize=64)
 def is_loopback(host: str) -> bool:
     """Whether only this machine reaches an address."""
     if host == "localhost":
         return True
     try:
-        return ipaddress.ip_address(host.partition("%")[0]).is_loopback
+        address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
         return False
+    # A socket for both families shows the older one's addresses so.
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 
 def require_key(path: Path | None, host: str) -> None:
