@@ -8,7 +8,7 @@ import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks import loading, months, whole_run
+from benchmarks import loading, months, serving, whole_run
 from gristmill.warehouse import embedded
 
 BENCHMARKS = {
@@ -17,7 +17,10 @@ BENCHMARKS = {
     "month": months.one_changed,
     "view": months.through_the_view,
     "run": whole_run.run,
+    "serving": serving.answers,
 }
+TIMED = {"serving"}
+"""They go on for some seconds, where the others have a number of rows."""
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -26,14 +29,16 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help=f"of {', '.join(BENCHMARKS)}; all if none")
     parser.add_argument("--rows", type=int, default=5_000_000, help="rows of customer activity")
     parser.add_argument("--rounds", type=int, default=3, help="each way that often; medians count")
+    parser.add_argument("--seconds", type=int, default=5, help="how long a server is measured")
     chosen = parser.parse_args()
     for name in chosen.names or BENCHMARKS:
         # /var/tmp: a disk, where /tmp may be memory; passable, so that root's server user gets in.
         with tempfile.TemporaryDirectory(prefix="gristmill-benchmark-", dir="/var/tmp") as folder:
             Path(folder).chmod(0o711)
             home = Path(folder) / ".gristmill"
+            size = chosen.seconds if name in TIMED else chosen.rows
             try:
-                measured = BENCHMARKS[name](Path(folder), home, chosen.rows, chosen.rounds)
+                measured = BENCHMARKS[name](Path(folder), home, size, chosen.rounds)
             finally:
                 embedded.stop(home)
         print(f"\n{name}: {measured['what']}\n")

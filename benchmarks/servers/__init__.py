@@ -1,0 +1,1 @@
+"""Servers to measure beside ours, each with the same model, in a process of its own."""
