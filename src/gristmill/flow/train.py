@@ -12,15 +12,15 @@ from gristmill import __version__
 from gristmill.errors import TrainingError
 from gristmill.features import builds
 from gristmill.features.read import entity_type, training_set
-from gristmill.predictions.predictor import answer_samples, load_predictor, sample_inputs
+from gristmill.flow.judge import Candidate, holdout_lineage, judge_candidate
+from gristmill.predictions.predictor import Predictor, answer_samples, sample_inputs
 from gristmill.project.features import TRAINING_SET
 from gristmill.project.table import ALL
-from gristmill.registry.bundle import Entity, Manifest, read_bundle, write_bundle
+from gristmill.registry.bundle import Entity, Manifest, write_bundle
 from gristmill.registry.reference import reference_table
 from gristmill.training.evaluate import evaluate
 from gristmill.training.export import export
 from gristmill.training.fit import fit
-from gristmill.training.gate import Rival, Verdict, judge
 from gristmill.training.split import split
 
 if TYPE_CHECKING:
@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from gristmill.registry.version import ModelVersion
     from gristmill.training.evaluate import Evaluation
     from gristmill.training.fit import FittedModel
-    from gristmill.training.split import Sample, Split
+    from gristmill.training.gate import Verdict
+    from gristmill.training.split import Split
 
 
 def train_version(context: Context, report: Report) -> ModelVersion:
@@ -48,13 +49,24 @@ def train_version(context: Context, report: Report) -> ModelVersion:
     report.begin("training", 0)
     parts = split(known, salt=context.project.name, share=model.holdout)
     fitted = fit(parts.training, known.features, model)
-    scores = fitted.probabilities(parts.holdout.inputs)
+    exported = export(fitted, parts.training)
+    # Judged is what will answer: the graph, not the fitted model that it was made from.
+    predictor = Predictor(graph=exported.graph, features=known.features, threshold=fitted.threshold)
+    scores = predictor.probabilities(parts.holdout.table)
     evaluation = evaluate(parts.holdout.labels, scores, threshold=fitted.threshold)
     report.done(f"training: {fitted.candidate}, AUC {evaluation.roc_auc.value:.3f} on the holdout")
     report.begin("judging and registering", 0)
-    verdict = _judged(context, model, parts.holdout, evaluation, scores)
-    exported = export(fitted, parts.training)
-    lineage = _lineage(context, known, model)
+    candidate = Candidate(
+        known=known,
+        parts=parts,
+        model=model,
+        fitted=fitted,
+        predictor=predictor,
+        scores=scores,
+        evaluation=evaluation,
+    )
+    verdict, attempt = judge_candidate(context, candidate)
+    lineage = _lineage(context, known, model, attempt)
 
     def write(folder: Path, version: str) -> Bundle:
         manifest = _manifest(context, features, known, fitted, evaluation, verdict, lineage)
@@ -113,41 +125,18 @@ def _digest(model: Model) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _judged(
-    context: Context, model: Model, holdout: Sample, evaluation: Evaluation, scores: Any
-) -> Verdict:
-    """The gate's verdict against chance, and against the champion on the same entities."""
-    champion = context.registry.champion()
-    rival, obstacle = None, ""
-    if champion:
-        bundle = read_bundle(champion.bundle)
-        needed = [feature.name for feature in bundle.manifest.features]
-        missing = [name for name in needed if name not in holdout.table.column_names]
-        if missing:
-            obstacle = (
-                f"The champion, version {champion.version}, cannot be compared: it needs "
-                f"{', '.join(missing)}, which the training set no longer has. Promote by hand."
-            )
-        else:
-            scored = load_predictor(bundle).probabilities(holdout.table)
-            rival = Rival(version=champion.version, scores=scored)
-    verdict = judge(
-        evaluation,
-        labels=holdout.labels,
-        scores=scores,
-        champion=rival,
-        no_signal=model.gate.no_signal,
-    )
-    if obstacle and verdict.decision == "promote":
-        return replace(verdict, decision="cannot tell", reasons=(verdict.reasons[0], obstacle))
-    return verdict
-
-
-def _lineage(context: Context, known: TrainingSet, model: Model) -> dict[str, Any]:
+def _lineage(context: Context, known: TrainingSet, model: Model, attempt: int) -> dict[str, Any]:
     with context.warehouse.transaction() as transaction:
         loads = builds.loads_of(transaction, known.build)
         used = builds.builds_of(transaction, known.build)
-    return {"builds": used, "loads": loads, "model": _digest(model), "seed": model.seed}
+    return {
+        "builds": used,
+        "loads": loads,
+        "model": _digest(model),
+        "seed": model.seed,
+        "holdout": holdout_lineage(context, model),
+        "attempt": attempt,
+    }
 
 
 def _manifest(
@@ -170,10 +159,19 @@ def _manifest(
         candidate=fitted.candidate,
         metrics=evaluation.to_dict(),
         no_signal=verdict.no_signal,
-        verdict=asdict(verdict),
+        verdict=_portable(verdict),
         lineage={**lineage, "code_version": __version__},
         feature_store=features.table,
+        log=context.project.serving.log,
     )
+
+
+def _portable(verdict: Verdict) -> dict[str, Any]:
+    """The verdict as a bundle carries it to other machines: without the keys of entities."""
+    record = asdict(verdict)
+    if "replay" in record["evidence"]:
+        del record["evidence"]["replay"]["entities"]
+    return record
 
 
 def _log(

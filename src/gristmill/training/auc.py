@@ -35,6 +35,8 @@ class Difference:
     """The first area minus the second."""
     standard_error: float
     """0 where the two order every pair alike."""
+    degrees: float
+    """Of freedom, by Welch and Satterthwaite: how well the standard error itself is known."""
 
 
 def roc_auc(labels: NDArray[np.int64], scores: NDArray[np.float64]) -> Estimate:
@@ -54,13 +56,22 @@ def roc_auc(labels: NDArray[np.int64], scores: NDArray[np.float64]) -> Estimate:
 def paired_difference(
     labels: NDArray[np.int64], first: NDArray[np.float64], second: NDArray[np.float64]
 ) -> Difference:
-    """The difference of two models' areas on the same rows, by DeLong's paired form."""
+    """The difference of two models' areas on the same rows, by DeLong's paired form.
+
+    It is a mean over the positives plus one over the negatives, each with a variance of its own: as
+    in Welch's test (Biometrika 34 (1947) 28-35), a few rows of one label make few degrees.
+    """
     first_positives, first_negatives = _placements(labels, first)
     second_positives, second_negatives = _placements(labels, second)
     positives = first_positives - second_positives
     negatives = first_negatives - second_negatives
-    variance = _variance_of_mean(positives) + _variance_of_mean(negatives)
-    return Difference(value=float(positives.mean()), standard_error=float(np.sqrt(variance)))
+    variances = _variance_of_mean(positives), _variance_of_mean(negatives)
+    counts = len(positives), len(negatives)
+    return Difference(
+        value=float(positives.mean()),
+        standard_error=float(np.sqrt(sum(variances))),
+        degrees=_degrees(variances, counts),
+    )
 
 
 def _placements(
@@ -85,6 +96,14 @@ def midranks(scores: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _variance_of_mean(values: NDArray[np.float64]) -> float:
     return float(values.var(ddof=1)) / len(values)
+
+
+def _degrees(variances: tuple[float, float], counts: tuple[int, int]) -> float:
+    """Satterthwaite, Biometrics Bulletin 2 (1946) 110-114."""
+    spread = sum(
+        variance**2 / (count - 1) for variance, count in zip(variances, counts, strict=True)
+    )
+    return sum(variances) ** 2 / spread if spread > 0.0 else float(min(counts) - 1)
 
 
 def _separated(area: float, *, fewer: int) -> Estimate:

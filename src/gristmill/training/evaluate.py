@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
@@ -93,8 +93,8 @@ def evaluate(
         threshold=threshold,
         roc_auc=roc_auc(labels, probabilities),
         average_precision=average_precision(labels, probabilities),
-        log_loss=_mean(_log_losses(labels, probabilities)),
-        brier=_mean((probabilities - labels) ** 2),
+        log_loss=_mean(losses("log_loss", labels, probabilities)),
+        brier=_mean(losses("brier", labels, probabilities)),
         accuracy=wilson(right_positives + right_negatives, rows),
         balanced_accuracy=_mean_of_two(sensitivity, specificity),
         sensitivity=sensitivity,
@@ -120,9 +120,9 @@ def measure(
         case "average_precision":
             return average_precision(labels, probabilities)
         case "log_loss":
-            return float(_log_losses(labels, probabilities).mean())
+            return float(losses("log_loss", labels, probabilities).mean())
         case "brier":
-            return float(((probabilities - labels) ** 2).mean())
+            return float(losses("brier", labels, probabilities).mean())
         case "f1":
             return f1(confuse(labels, probabilities, threshold=threshold))
         case "balanced_accuracy":
@@ -130,6 +130,18 @@ def measure(
             positives = int(labels.sum())
             sensitivity = confusion.true_positives / positives
             return (sensitivity + confusion.true_negatives / (len(labels) - positives)) / 2
+
+
+def losses(
+    metric: Literal["log_loss", "brier"],
+    labels: NDArray[np.int64],
+    probabilities: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """What each row adds to a metric that is a mean, of shape (rows,)."""
+    if metric == "brier":
+        return (probabilities - labels) ** 2
+    of_label = np.where(labels == 1, probabilities, 1.0 - probabilities)
+    return cast("NDArray[np.float64]", -np.log(np.maximum(of_label, _SMALLEST_PROBABILITY)))
 
 
 def confuse(
@@ -195,10 +207,3 @@ def _mean(values: NDArray[np.float64]) -> Estimate:
     value = float(values.mean())
     margin = Z95 * float(values.std(ddof=1)) / math.sqrt(len(values))
     return Estimate(value=value, low=max(0.0, value - margin), high=value + margin)
-
-
-def _log_losses(
-    labels: NDArray[np.int64], probabilities: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    of_label = np.where(labels == 1, probabilities, 1.0 - probabilities)
-    return cast("NDArray[np.float64]", -np.log(np.maximum(of_label, _SMALLEST_PROBABILITY)))

@@ -40,10 +40,21 @@ def chance_p_value(labels: NDArray[np.int64], scores: NDArray[np.float64]) -> fl
     return _approximate(ranks, chosen, wanted)
 
 
+def smallest_auc(positives: int, negatives: int, *, alpha: float) -> float:
+    """The least area that a test at this level tells from chance, given so many rows; at most 1."""
+    above = -NormalDist().inv_cdf(alpha) * chance_deviation(positives, negatives)
+    return min(1.0, 0.5 + above)
+
+
 def detectable_auc(positives: int, negatives: int, *, alpha: float) -> float:
-    """The area that a test at this level would notice four times out of five, given these rows."""
-    standard = math.sqrt((positives + negatives + 1) / (12 * positives * negatives))
-    return 0.5 + (NormalDist().inv_cdf(1 - alpha) + NormalDist().inv_cdf(0.8)) * standard
+    """The true area that a test at this level notices four times out of five; at most 1."""
+    above = NormalDist().inv_cdf(0.8) * chance_deviation(positives, negatives)
+    return min(1.0, smallest_auc(positives, negatives, alpha=alpha) + above)
+
+
+def chance_deviation(positives: int, negatives: int) -> float:
+    """The standard deviation of the area of scores that know nothing and are never equal."""
+    return math.sqrt((positives + negatives + 1) / (12 * positives * negatives))
 
 
 def _exact(doubled_ranks: NDArray[np.int64], chosen: NDArray[np.bool_], wanted: int) -> float:
