@@ -177,6 +177,7 @@ SECTIONS = {
         *(key for key in keys(read._ModelSection) if key != "gate"),
         *(f"gate.{key}" for key in keys(read._GateSection)),
     ],
+    "`[serving]`": keys(read._ServingSection),
     "`[database]`": [
         *(key for key in keys(read._DatabaseSection) if key != "users"),
         *(f"users.NAME.{key}" for key in keys(read._UserSection)),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from gristmill.project.serving import Serving
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
@@ -74,3 +76,4 @@ class Project:
     features: Features | None = None
     model: Model | None = None
     workflows: Mapping[str, Workflow] = field(default_factory=dict)
+    serving: Serving = field(default_factory=Serving)

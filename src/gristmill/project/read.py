@@ -15,6 +15,7 @@ from gristmill.project.check import check_project
 from gristmill.project.features import ColumnReference, Features
 from gristmill.project.model import Gate, Metric, Model
 from gristmill.project.project import Database, Derived, Project, User, Workflow
+from gristmill.project.serving import LogPolicy, Serving
 from gristmill.project.table import (
     Column,
     ColumnType,
@@ -112,6 +113,10 @@ class _ModelSection(_Section):
     gate: _GateSection = _GateSection()
 
 
+class _ServingSection(_Section):
+    log: LogPolicy = "durable"
+
+
 class _UserSection(_Section):
     role: Name | None = None
     may: Literal["read", "write"] = "read"
@@ -136,6 +141,7 @@ class _File(_Section):
     derived: dict[Name, _DerivedSection] = {}
     features: _FeaturesSection | None = None
     model: _ModelSection | None = None
+    serving: _ServingSection = _ServingSection()
     database: _DatabaseSection = _DatabaseSection()
     workflows: dict[Name, _WorkflowSection] = {}
 
@@ -209,6 +215,7 @@ def _project(parsed: _File, path: Path, source: str | None, mistakes: _Mistakes)
         )
         if model
         else None,
+        serving=Serving(log=parsed.serving.log),
         database=Database(
             name=parsed.database.name or parsed.project.name,
             owner=parsed.database.owner,

@@ -22,6 +22,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from gristmill.errors import BundleError
 from gristmill.project.features import Feature  # noqa: TC001
+from gristmill.project.serving import LogPolicy  # noqa: TC001
 from gristmill.project.table import ColumnType  # noqa: TC001
 from gristmill.registry.graph import check_graph
 from gristmill.registry.reference import from_parquet, to_parquet
@@ -111,6 +112,8 @@ class Manifest:
     """The build and loads it was trained on, and by which code."""
     feature_store: str | None = None
     """The view in the database that holds every entity's latest features."""
+    log: LogPolicy = "durable"
+    """Whether answers wait for their record: what the project said when it was trained."""
     files: Mapping[str, FileDigest] = field(default_factory=dict)
     """Every other file of the bundle; filled in when it is written."""
     format: Literal[1] = 1

@@ -98,7 +98,7 @@ async def predict(request: Request) -> Response:
 
     async def make() -> Made:
         asked = read_asked(body, served.manifest.entity)
-        prediction = _answer(served, asked.key, asked.features, started)
+        prediction = await _answer(served, asked.key, asked.features, started)
         answer = Answer(
             label=prediction.label,
             probability=prediction.probability,
@@ -138,7 +138,7 @@ async def predict_stored(request: Request) -> Response:
         key = entity_key_from_text(request.path_params["entity"], served.manifest.entity)
     latest = await _with_database(service, served.lookup, key)
     features = {name: json_value(value) for name, value in latest.features.items()}
-    prediction = _answer(served, key, features, started)
+    prediction = await _answer(served, key, features, started)
     await _append(service, [prediction])
     return _document(
         StoredAnswer(
@@ -274,12 +274,12 @@ async def _append(service: Service, predictions: Sequence[Prediction]) -> None:
     service.counters.add("predictions", len(predictions))
 
 
-def _answer(
+async def _answer(
     served: Served, key: int | str, features: Mapping[str, Any], started: float
 ) -> Prediction:
     """The answer for an entity's features, not yet on record."""
     try:
-        answer = served.predictor.answer(features)
+        answer = await served.together.answer(features)
     except InvalidFeatures as error:
         raise _invalid(error) from error
     return Prediction(

@@ -6,29 +6,32 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gristmill.errors import ServingError
-from gristmill.features.read import LatestFeatures, latest
-from gristmill.project.features import ColumnReference, Features
-from gristmill.registry.bundle import Manifest, read_bundle
+from gristmill.registry.bundle import read_bundle
+from gristmill.registry.store import Registry
 from gristmill.serving.api import create_app
+from gristmill.serving.follow import in_folder, in_registry
 from gristmill.serving.server import Deployment
 from gristmill.settings import read_settings
-from gristmill.warehouse.connection import Warehouse
+from gristmill.warehouse.kept import KeptWarehouse
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
 
-    from gristmill.serving.api import FeatureLookup
+    from gristmill.serving.follow import Find
 
 
 def build(deployment: Deployment) -> Starlette:
     """The application that one worker process serves."""
     bundle = read_bundle(deployment.bundle)
-    warehouse = Warehouse(url=deployment.database_url) if deployment.database_url else None
+    warehouse = KeptWarehouse(url=deployment.database_url) if deployment.database_url else None
     return create_app(
         bundle=bundle,
         spool=deployment.spool,
         warehouse=warehouse,
-        lookup=_lookup(warehouse, bundle.manifest),
+        keys=deployment.keys,
+        counters=deployment.counters,
+        best_effort=(deployment.log or bundle.manifest.log) == "best_effort",
+        find=_find(deployment, warehouse),
     )
 
 
@@ -44,24 +47,15 @@ def application() -> Starlette:
             bundle=settings.bundle,
             spool=home / "spool",
             database_url=url.get_secret_value() if url else None,
+            keys=home / "keys.json",
+            counters=home / "counters",
         )
     )
 
 
-def _lookup(warehouse: Warehouse | None, manifest: Manifest) -> FeatureLookup | None:
-    """How the bundle's features are found in the feature store, where there is one."""
-    store = manifest.feature_store
-    if warehouse is None or store is None:
-        return None
-    features = Features(
-        table=store,
-        entity=ColumnReference(table=store, column=manifest.entity.name),
-        features=tuple(
-            ColumnReference(table=store, column=feature.name) for feature in manifest.features
-        ),
-    )
-
-    def find(key: int | str) -> LatestFeatures:
-        return latest(features, warehouse, key)
-
-    return find
+def _find(deployment: Deployment, warehouse: KeptWarehouse | None) -> Find:
+    """Where a new champion shows: in the database, or in the bundle's place."""
+    if warehouse is None or deployment.bundles is None:
+        return in_folder(deployment.bundle)
+    folder = deployment.bundles
+    return in_registry(Registry(warehouse=warehouse, name="", bundles=folder, artifacts=folder))

@@ -1,4 +1,4 @@
-"""The server process: it binds the port, starts the workers, and stops them in good order.
+"""The server: it binds the port, has workers answer on it, and stops them in good order.
 
 Light to import, for the command line: the web framework is loaded when something is served. A
 worker gets all it needs in one record, so that no secret travels by the environment or the command
@@ -9,15 +9,21 @@ from __future__ import annotations
 
 import errno
 import socket
+import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from gristmill.errors import PortTaken, ServingError
 from gristmill.predictions.predictor import load_predictor
+from gristmill.predictions.spool import open_spool
 from gristmill.registry.bundle import read_bundle
+from gristmill.serving.workers import Workers
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+
+    from gristmill.project.serving import LogPolicy
 
 GRACE_SECONDS = 10
 """How long a stopping server waits for requests that it has begun."""
@@ -30,67 +36,76 @@ class Deployment:
     """What a server needs to know."""
 
     bundle: Path
-    """The folder of the bundle that answers."""
+    """The folder of the bundle that answers, or a link to it that may be moved."""
     spool: Path
     """The folder that holds predictions until they are in the database."""
     database_url: str | None = field(default=None, repr=False)
     """Where predictions go and features come from; without it the API answers all the same."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Application:
-    """Makes the application, in whichever process it is called."""
-
-    deployment: Deployment
-
-    def __call__(self) -> Any:
-        from uvicorn.importer import import_from_string
-
-        return import_from_string("gristmill.serving.entry:build")(self.deployment)
+    bundles: Path | None = None
+    """Where every version's bundle lies: the database's champion is then followed there."""
+    log: LogPolicy | None = None
+    """Whether answers wait for their record; without it, what the bundle says."""
+    keys: Path | None = None
+    """The file of the API keys; without it none is asked for."""
+    counters: Path | None = None
+    """The folder where the workers count for `/metrics`; without it each counts for itself."""
 
 
 def serve(deployment: Deployment, *, host: str, port: int, workers: int = 1) -> None:
     """Serve until SIGINT or SIGTERM, then ship what waits.
 
-    Raises PortTaken, BundleError, and ServingError where the extra `serve` is not installed, before
-    anything is answered.
+    Raises PortTaken, BundleError, SpoolError, and ServingError where the extra `serve` is not
+    installed, before anything is answered.
     """
+    answer = _answering(deployment)
+    listening = listen(host, port)
+    try:
+        # Workers that cannot start would be started again for ever: find out here, once.
+        load_predictor(read_bundle(deployment.bundle))
+        open_spool(deployment.spool).close()
+        Workers(lambda orphaned: answer(listening, orphaned), workers).run()
+    finally:
+        listening.close()
+
+
+def _answering(deployment: Deployment) -> Callable[[socket.socket, threading.Event], None]:
+    """What a worker does: all it needs is loaded here, before it is forked."""
     try:
         import uvicorn
-        from uvicorn.supervisors import Multiprocess
+        from uvicorn.importer import import_from_string
     except ModuleNotFoundError as error:
         raise ServingError(
             f"Serving needs the package {error.name!r}. Install Gristmill with its extra: "
             "pip install 'gristmill[serve]'."
         ) from error
-    listening = listen(host, port)
-    try:
-        # Workers that cannot start would be started again for ever: find out here, once.
-        load_predictor(read_bundle(deployment.bundle))
-        config = uvicorn.Config(
-            _Application(deployment=deployment),
-            factory=True,
-            workers=workers,
-            loop="uvloop",
-            http="httptools",
-            ws="none",
-            lifespan="on",
-            access_log=False,
-            log_level="warning",
-            server_header=False,
-            headers=[("x-content-type-options", "nosniff")],
-            timeout_graceful_shutdown=GRACE_SECONDS,
-            timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        )
-        if workers == 1:
-            uvicorn.Server(config).run(sockets=[listening])
-        else:
-            Multiprocess(config, sockets=[listening]).run()
-    except KeyboardInterrupt:
-        # uvicorn raises it again once the server has stopped in good order.
-        return
-    finally:
-        listening.close()
+    build = import_from_string("gristmill.serving.entry:build")
+    config = uvicorn.Config(
+        lambda: build(deployment),
+        factory=True,
+        loop="uvloop",
+        http=import_from_string("gristmill.serving.protocol:Protocol"),
+        ws="none",
+        lifespan="on",
+        access_log=False,
+        log_config=import_from_string("gristmill.serving.logs:LOG_CONFIG"),
+        log_level="warning",
+        server_header=False,
+        headers=[("x-content-type-options", "nosniff")],
+        timeout_graceful_shutdown=GRACE_SECONDS,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+    )
+
+    def answer(listening: socket.socket, orphaned: threading.Event) -> None:
+        server = uvicorn.Server(config)
+        threading.Thread(target=_stop_when, args=(orphaned, server), daemon=True).start()
+        server.run(sockets=[listening])
+
+    return answer
+
+
+def _stop_when(orphaned: threading.Event, server: Any) -> None:
+    orphaned.wait()
+    server.should_exit = True
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -14,6 +14,7 @@ import msgspec
 
 from gristmill.features.read import LatestFeatures, latest
 from gristmill.predictions.predictor import Predictor, load_predictor
+from gristmill.predictions.together import Together
 from gristmill.project.features import ColumnReference, Features
 from gristmill.serving.openapi import openapi
 from gristmill.serving.schema import model_card
@@ -44,6 +45,8 @@ class Served:
 
     manifest: Manifest
     predictor: Predictor
+    together: Together
+    """Answers single requests, those that come together by one run of the model."""
     lookup: FeatureLookup | None
     """Finds the features of `GET /predict/{entity}`; None without a database."""
     card: bytes
@@ -84,9 +87,11 @@ def load_served(bundle: Bundle, warehouse: Warehouse | None) -> Served:
     Raises BundleError where it answers otherwise than where it was made, ServingError where its
     names leave no room for a request.
     """
+    predictor = load_predictor(bundle)
     return Served(
         manifest=bundle.manifest,
-        predictor=load_predictor(bundle),
+        predictor=predictor,
+        together=Together(predictor),
         lookup=_lookup(warehouse, bundle.manifest),
         card=encode(model_card(bundle)),
         openapi=encode(openapi(bundle)),
