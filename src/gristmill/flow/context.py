@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from gristmill.bucket.bucket import open_bucket
 from gristmill.errors import GristmillError
+from gristmill.predictions.ship import ship_left_behind
 from gristmill.registry.store import Registry
 from gristmill.warehouse import embedded
 from gristmill.warehouse.connection import Warehouse
@@ -20,6 +23,11 @@ if TYPE_CHECKING:
 
     from gristmill.bucket.bucket import Bucket
     from gristmill.project.project import Project
+
+logger = logging.getLogger(__name__)
+
+SHIP_SECONDS = 5.0
+"""How long a command goes on with what a dead server left."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,8 +116,17 @@ def open_context(
     )
     folder.make()
     migrate(warehouse)
+    _ship_left_behind(folder.spool, warehouse)
     users = apply_users(warehouse, project.database.users, folder.credentials)
     return Context(project=project, warehouse=warehouse, bucket=bucket, home=folder, users=users)
+
+
+def _ship_left_behind(spool: Path, warehouse: Warehouse) -> None:
+    """Bring the answers of a dead server into the warehouse; what cannot be waits for another."""
+    try:
+        ship_left_behind(spool, warehouse, until=time.monotonic() + SHIP_SECONDS)
+    except GristmillError as error:
+        logger.warning("Predictions wait in %s: %s", spool, error)
 
 
 def home_of(root: Path, home: Path | None) -> Path:

@@ -123,16 +123,17 @@ def ship_refused(spool: Spool, warehouse: Warehouse) -> str | None:
     return problem
 
 
-def ship_left_behind(folder: Path, warehouse: Warehouse) -> int:
+def ship_left_behind(folder: Path, warehouse: Warehouse, *, until: float = math.inf) -> int:
     """Bring what dead processes left in a folder; how many predictions were brought.
 
-    Raises WarehouseError and SpoolError where something could not be brought; it stays.
+    Ends early where `time.monotonic()` passes `until`. Raises WarehouseError and SpoolError where
+    something could not be brought; what is left waits for the next one.
     """
     adopted = adopt_spools(folder)
     brought = 0
     try:
         for spool in adopted.spools:
-            brought += ship(spool, warehouse)
+            brought += ship(spool, warehouse, until=until)
     finally:
         for spool in adopted.spools:
             spool.close()
