@@ -21,6 +21,8 @@ from gristmill.registry.reference import reference_table
 from gristmill.training.evaluate import evaluate
 from gristmill.training.export import export
 from gristmill.training.fit import fit
+from gristmill.training.report.examine import examine
+from gristmill.training.report.model import model_report
 from gristmill.training.split import split
 
 if TYPE_CHECKING:
@@ -67,12 +69,23 @@ def train_version(context: Context, report: Report) -> ModelVersion:
     )
     verdict, attempt = judge_candidate(context, candidate)
     lineage = _lineage(context, known, model, attempt)
+    examined = examine(
+        project=context.project.name,
+        known=known,
+        parts=parts,
+        fitted=fitted,
+        evaluation=evaluation,
+        verdict=_portable(verdict),
+        model=predictor,
+        scores=scores,
+    )
 
     def write(folder: Path, version: str) -> Bundle:
         manifest = _manifest(context, features, known, fitted, evaluation, verdict, lineage)
+        manifest = replace(manifest, version=version)
         return write_bundle(
             folder,
-            manifest=replace(manifest, version=version),
+            manifest=manifest,
             graph=exported.graph,
             samples=answer_samples(
                 graph=exported.graph,
@@ -81,6 +94,12 @@ def train_version(context: Context, report: Report) -> ModelVersion:
                 rows=sample_inputs(parts.training.table, known.features),
             ),
             reference=reference_table(parts.training.table, known.features),
+            report=model_report(
+                examined,
+                version=version,
+                created_at=manifest.created_at,
+                lineage=manifest.lineage,
+            ),
         )
 
     version = context.registry.register(

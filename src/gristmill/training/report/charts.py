@@ -74,6 +74,7 @@ class Plot:
     def __init__(self, *, x: Axis, y: Axis, height: int = HEIGHT) -> None:
         """Axes with their values; the marks come by the methods."""
         self._x, self._y, self._height = x, y, height
+        self._bottom = height - (BOTTOM if x.title else BOTTOM - 16)
         self._marks: list[Html] = []
 
     def line(self, points: Sequence[Point], kind: str) -> None:
@@ -218,15 +219,12 @@ class Plot:
         return LEFT + self._x.place(value) * (WIDTH - RIGHT - LEFT)
 
     def _up(self, value: float) -> float:
-        bottom = self._height - BOTTOM
-        return bottom - self._y.place(value) * (bottom - TOP)
+        return self._bottom - self._y.place(value) * (self._bottom - TOP)
 
 
 def _anchor(place: float, name: str) -> str:
     """Names at the ends of an axis stay inside of the chart."""
-    if len(name) <= 5 or 0.1 < place < 0.9:
-        return "middle"
-    return "end" if place >= 0.9 else "start"
+    return "end" if len(name) > 5 and place > 0.93 else "middle"
 
 
 def spark(heights: Sequence[float], description: str) -> Html:

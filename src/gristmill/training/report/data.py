@@ -326,7 +326,7 @@ def _of_features(store: StoreFound) -> list[Distribution]:
             labels = np.asarray(known, dtype=np.float64)
     wanted = {column.feature.name: column.feature for column in store.profile.columns}
     return [
-        distribution(sample.column(name), wanted[name], labels=labels)
+        distribution(sample.column(name), wanted[name], labels=labels, fewest=1)
         for name in store.features
         if name in wanted
     ]
@@ -389,7 +389,8 @@ def _table(one: TableFound) -> Html:
 def _columns(profile: Profile) -> Html:
     rows: list[list[Child]] = []
     for column in profile.columns:
-        one = distribution(profile.sample.column(column.feature.name), column.feature)
+        values = profile.sample.column(column.feature.name)
+        one = distribution(values, column.feature, fewest=1)
         nulls = column.nulls / profile.rows if profile.rows else 0.0
         at_least = "≥ " if profile.is_sampled else ""
         rows.append(
@@ -502,9 +503,10 @@ def _gap_text(found: History) -> str:
         return "No end is declared: each row holds until the next."
     text = f"{found.open_rows:,} rows are still valid. "
     if not found.gaps:
-        return f"{text}There is no gap between them."
+        return f"{text}There is no gap of more than a day."
     return (
-        f"{text}{found.gaps:,} gaps, {numbers.quantity(found.median_gap or 0)} days in the median, "
+        f"{text}{found.gaps:,} gaps of more than a day, "
+        f"{numbers.quantity(found.median_gap or 0)} days in the median, "
         f"{numbers.quantity(found.longest_gap or 0)} at the longest."
     )
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gristmill.training.evaluate import wilson
-from gristmill.training.report.grouping import as_numbers, group
+from gristmill.training.report.grouping import FEWEST_ROWS, as_numbers, group
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -72,9 +72,13 @@ def distribution(
     *,
     labels: NDArray[np.float64] | None = None,
     beside: pa.ChunkedArray | None = None,
+    fewest: int = FEWEST_ROWS,
 ) -> Distribution:
-    """Describe a column; `labels` (NaN where unknown) has its rows, `beside` is another sample."""
-    grouping = group(column, feature)
+    """Describe a column; `labels` (NaN where unknown) has its rows, `beside` is another sample.
+
+    A text's value with fewer rows than `fewest` is not named.
+    """
+    grouping = group(column, feature, fewest=fewest)
     which = grouping.index(column)
     values = None if feature.type == "text" else as_numbers(column, feature.type)
     counted = np.bincount(which, minlength=len(grouping.names))
@@ -159,7 +163,9 @@ def _bars(values: NDArray[np.float64] | None, feature: Feature) -> tuple[NDArray
     low, high = np.quantile(known, [TAIL, 1 - TAIL], method="nearest").tolist()
     whole = feature.type in ("integer", "boolean", "date")
     if whole:
-        step = max(1, math.ceil((high - low + 1) / BARS))
+        # No more bars than values, or a month's first days would stand like a fence.
+        most = min(BARS, len(np.unique(known)))
+        step = max(1, math.ceil((high - low + 1) / most))
         bars = max(1, math.ceil((high - low + 1) / step))
         return low - 0.5 + step * np.arange(bars + 1), bars
     if high <= low:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def curve_cards(found: Examined) -> Html:
     """ROC, precision and recall, calibration, gain, probabilities and confusion."""
     return join(
-        lead("The dashed line is what chance does; the dark point is the threshold."),
+        lead("The dashed line is what chance does; the large point is the threshold."),
         cards(
             _roc(found),
             _precision_recall(found),

@@ -59,9 +59,11 @@ class Grouping:
         return np.where(np.isfinite(values), places, last)
 
 
-def group(column: pa.ChunkedArray, feature: Feature) -> Grouping:
-    """The groups that a column falls into."""
-    return _by_value(column, feature) if feature.type == "text" else _by_range(column, feature)
+def group(column: pa.ChunkedArray, feature: Feature, *, fewest: int = FEWEST_ROWS) -> Grouping:
+    """The groups that a column falls into; a text's value has at least `fewest` rows."""
+    if feature.type == "text":
+        return _by_value(column, feature, fewest)
+    return _by_range(column, feature)
 
 
 def as_numbers(column: pa.ChunkedArray, kind: FeatureType) -> NDArray[np.float64]:
@@ -74,10 +76,10 @@ def as_numbers(column: pa.ChunkedArray, kind: FeatureType) -> NDArray[np.float64
     return values / 1e6 if kind == "timestamp" else values
 
 
-def _by_value(column: pa.ChunkedArray, feature: Feature) -> Grouping:
+def _by_value(column: pa.ChunkedArray, feature: Feature, fewest: int) -> Grouping:
     counts = pc.value_counts(pc.cast(column, pa.string()).drop_null()).to_pylist()
     counts.sort(key=lambda one: (-one["counts"], one["values"]))
-    values = tuple(one["values"] for one in counts[:MOST_VALUES] if one["counts"] >= FEWEST_ROWS)
+    values = tuple(one["values"] for one in counts[:MOST_VALUES] if one["counts"] >= fewest)
     return Grouping(
         feature=feature,
         names=(*values, OTHERS, NULL),

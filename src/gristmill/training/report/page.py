@@ -24,6 +24,8 @@ Mood = Literal["promote", "refuse", "unsure", "plain"]
 
 _DEEPEST = 6
 """Levels of nested evidence that are shown."""
+_LONGEST = 50
+"""Entries of a list of evidence that are shown."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,10 +130,11 @@ def table(
     rows: Sequence[Sequence[Child]],
     *,
     marked: Sequence[bool] | None = None,
+    folding: bool = True,
 ) -> Html:
     """A table whose rows fold into blocks where the page is narrow; the first column names them.
 
-    `marked` are the rows that want attention.
+    `marked` are the rows that want attention. One of a few narrow columns need not fold.
     """
     heads = [element("th", column.title, class_=_kind(column), scope="col") for column in columns]
     body = []
@@ -144,7 +147,10 @@ def table(
         ]
         body.append(element("tr", cells, class_="worse" if marked and marked[number] else None))
     return element(
-        "table", element("thead", element("tr", heads)), element("tbody", body), class_="folding"
+        "table",
+        element("thead", element("tr", heads)),
+        element("tbody", body),
+        class_="folding" if folding else None,
     )
 
 
@@ -242,6 +248,9 @@ def words(name: str) -> str:
 def _listed(values: Sequence[object], depth: int) -> Html:
     if not values:
         return element("span", "none", class_="soft")
+    if len(values) > _LONGEST:
+        more = element("p", f"and {len(values) - _LONGEST:,} more", class_="soft")
+        return join(_listed(values[:_LONGEST], depth), more)
     rows = [value for value in values if isinstance(value, Mapping)]
     if len(rows) == len(values):
         names = list(dict.fromkeys(str(name) for row in rows for name in row))

@@ -86,7 +86,7 @@ def _histogram(one: Distribution) -> Html:
     plot = Plot(
         x=feature_axis("", kind, one.edges[0], one.edges[-1]),
         y=share_axis("share of rows", highest),
-        height=140,
+        height=124,
     )
     for left, right, height in zip(one.edges[:-1], one.edges[1:], one.heights, strict=True):
         between = f"{numbers.encoded(left, kind)} to {numbers.encoded(right, kind)}"
@@ -104,7 +104,7 @@ def _label_chart(one: Distribution, base: float) -> Html:
     plot = Plot(
         x=feature_axis("", kind, one.edges[0], one.edges[-1]),
         y=share_axis("label 1", min(1.0, highest * 1.1)),
-        height=140,
+        height=124,
     )
     plot.level(base)
     points = [(group.middle, group.label.value) for group in ranges if group.label]
@@ -155,7 +155,7 @@ def _groups(one: Distribution, base: float | None) -> Html:
                 ]
             )
         rows.append(row)
-    return table(columns, rows)
+    return table(columns, rows, folding=False)
 
 
 def _group_name(group: Group) -> Html:
