@@ -15,6 +15,7 @@ from gristmill import __version__
 from gristmill.bucket.sample import write_sample
 from gristmill.console import terminal
 from gristmill.console.models import problem_lines, version_lines
+from gristmill.console.trace import trace_lines
 from gristmill.errors import GristmillError
 from gristmill.flow import steps
 from gristmill.flow.champion import (
@@ -26,6 +27,7 @@ from gristmill.flow.champion import (
 )
 from gristmill.flow.check import check as check_everything
 from gristmill.flow.context import Context, home_of, open_context
+from gristmill.flow.explore import explore as explore_data
 from gristmill.flow.init import draft_project
 from gristmill.flow.models import list_versions, version_details
 from gristmill.flow.show import (
@@ -43,6 +45,8 @@ from gristmill.flow.up import up as run_everything
 from gristmill.loading.difference import difference
 from gristmill.loading.difference import undo as undo_load
 from gristmill.loading.tables import Span
+from gristmill.predictions.trace import parse_prediction_id
+from gristmill.predictions.trace import trace as trace_prediction
 from gristmill.project.read import DEFAULT_FILE, read_project
 from gristmill.registry.store import operating_user
 from gristmill.settings import (
@@ -251,6 +255,18 @@ def up(
 
 
 @app.command()
+def explore(
+    *, show_it: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False
+) -> None:
+    """Write a page that shows the data as it is, before any model."""
+    with terminal.reporting() as report:
+        written = explore_data(_open(), report)
+    terminal.print_line(str(written))
+    if show_it:
+        typer.launch(written.as_uri())
+
+
+@app.command()
 def down() -> None:
     """Stop what was started: the API and the embedded database."""
     settings = read_settings(_folder())
@@ -409,6 +425,23 @@ def rollback(*, why: Annotated[str, typer.Option(help="The reason.")] = "by hand
     """Make the champion before this one the champion again."""
     version = _open().registry.rollback(by=operating_user(), why=why)
     terminal.print_line(f"Version {version.version} is the champion again.")
+
+
+@app.command()
+def trace(
+    prediction: Annotated[str, typer.Argument(metavar="PREDICTION_ID")], *, as_json: Json = False
+) -> None:
+    """Follow a prediction back to the files and lines that it came from."""
+    prediction_id = parse_prediction_id(prediction)
+    context = _open()
+    found = trace_prediction(
+        prediction_id, project=context.project, warehouse=context.warehouse,
+        bucket=context.bucket, registry=context.registry, spool=context.home.spool,
+    )  # fmt: skip
+    if as_json:
+        terminal.print_json(found)
+    for line in trace_lines(found) if not as_json else ():
+        terminal.print_line(line)
 
 
 @app.command()

@@ -20,6 +20,7 @@ GristmillError
 ├── BundleError                a bundle is not what its manifest says
 ├── PredictionError            no answer can be given
 │   ├── InvalidFeatures        … because of one field of the request
+│   ├── PredictionNotFound     … because none of that id is on record
 │   ├── EntityNotFound         … because the entity is unknown
 │   ├── SpoolError             … because it could not be put on record
 │   ├── KeyReused              … because its key came with another request before
@@ -140,6 +141,10 @@ class InvalidFeatures(PredictionError):
 
 class EntityNotFound(PredictionError):
     """The entity is not in the feature store."""
+
+
+class PredictionNotFound(PredictionError):
+    """No prediction of that id is on record."""
 
 
 class SpoolError(PredictionError):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from gristmill.console.terminal import shown
+from gristmill.training.evaluate import Confusion, Evaluation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -82,7 +84,11 @@ def _tenure(tenure: Tenure) -> Iterator[str]:
 
 
 def _metrics(evaluation: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    for name, value in evaluation.items():
+    # The database gives them by the length of their names.
+    order = [one.name for one in (*fields(Evaluation), *fields(Confusion))]
+    names = sorted(evaluation, key=lambda name: order.index(name) if name in order else len(order))
+    for name in names:
+        value = evaluation[name]
         if isinstance(value, dict) and "value" in value:
             interval = f"  ({shown(value['low'])} to {shown(value['high'])})"
             yield f"{prefix + name:28} {shown(value['value']):>10}{interval}"

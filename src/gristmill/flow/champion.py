@@ -1,10 +1,10 @@
-"""The champion at work, and the versions beside it."""
+"""The champion at work."""
 
 from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gristmill.errors import BuildError
 from gristmill.features.read import latest_of
@@ -16,7 +16,7 @@ from gristmill.predictions.prediction import (
 )
 from gristmill.predictions.predictor import load_predictor
 from gristmill.predictions.ship import record
-from gristmill.registry.bundle import copy_bundle, read_bundle
+from gristmill.registry.bundle import copy_bundle
 from gristmill.serving.server import Deployment, serve
 
 if TYPE_CHECKING:
@@ -29,12 +29,14 @@ if TYPE_CHECKING:
 
 def champion_bundle(context: Context) -> Bundle:
     """The champion's bundle, verified. Raises NoChampion, BundleError."""
-    return read_bundle(context.registry.require_champion().bundle)
+    return context.registry.require_champion().open_bundle()
 
 
 def export_champion(context: Context, folder: Path) -> str:
     """Copy the champion's bundle to a folder that does not exist yet; the version it is."""
-    return copy_bundle(context.registry.require_champion().bundle, folder).manifest.version
+    champion = context.registry.require_champion()
+    copied = copy_bundle(champion.bundle, folder, digest=champion.bundle_digest)
+    return copied.manifest.version
 
 
 def serve_champion(context: Context, *, host: str, port: int, workers: int) -> None:
@@ -47,33 +49,13 @@ def serve_champion(context: Context, *, host: str, port: int, workers: int) -> N
             bundle=context.registry.require_champion().bundle,
             spool=context.home.spool,
             database_url=context.warehouse.url,
+            bundles=context.home.bundles,
+            log=context.project.serving.log,
         ),
         host=host,
         port=port,
         workers=workers,
     )
-
-
-def list_versions(context: Context) -> list[dict[str, Any]]:
-    """Every version, the newest first, with when it was champion and why."""
-    versions, promotions = context.registry.versions(), context.registry.promotions()
-    champion = context.registry.champion()
-    return [
-        {
-            "version": version.version,
-            "candidate": version.candidate,
-            "roc_auc": version.evaluation["roc_auc"]["value"],
-            "verdict": version.verdict,
-            "champion": "now"
-            if champion and champion.version == version.version
-            else "before"
-            if any(promotion.version == version.version for promotion in promotions)
-            else "never",
-            "registered_at": version.registered_at,
-            "why": "" if version.verdict == "promote" else version.reasons[-1],
-        }
-        for version in reversed(versions)
-    ]
 
 
 def predict(context: Context, entities: Sequence[str]) -> list[Prediction]:
