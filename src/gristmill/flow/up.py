@@ -30,23 +30,21 @@ def up(context: Context, report: Report, *, project_file: Path, host: str, port:
     champion = context.registry.require_champion()
     running = background.find(context.home.path)
     url = background.address(host, port)
-    if running and (running.version, running.url) != (champion.version, url):
-        background.stop(context.home.path)
-        running = None
-    if running is None:
-        report.begin("starting the API", 0)
-        running = background.start(
-            context.home.path,
-            [
-                sys.executable, "-m", "gristmill", "--project", str(project_file.resolve()),
-                "serve", "--host", host, "--port", str(port),
-            ],
-            url=url,
-            version=champion.version,
-        )  # fmt: skip
+    if running and running.url == url and background.follows(running, champion.version):
         report.done(f"API: version {champion.version} answers")
-    else:
-        report.done(f"API: version {champion.version} answers already")
+        return _how_to_use(context, url)
+    if running:
+        background.stop(context.home.path)
+    report.begin("starting the API", 0)
+    running = background.start(
+        context.home.path,
+        [
+            sys.executable, "-m", "gristmill", "--project", str(project_file.resolve()),
+            "serve", "--host", host, "--port", str(port),
+        ],
+        url=url,
+    )  # fmt: skip
+    report.done(f"API: version {champion.version} answers")
     return _how_to_use(context, running.url)
 
 

@@ -11,7 +11,6 @@ import os
 import signal
 import subprocess
 import time
-import urllib.error
 import urllib.request
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,6 +26,9 @@ if TYPE_CHECKING:
 STARTED_WITHIN = 60.0
 """Seconds within which a started API has to answer."""
 
+FOLLOWED_WITHIN = 20.0
+"""Seconds within which a running API answers by a new champion."""
+
 STOPPED_WITHIN = 30.0
 """Seconds within which it finishes what is in flight and ships what is spooled."""
 
@@ -37,8 +39,6 @@ class Running:
 
     pid: int
     url: str
-    version: str
-    """The model version that it was started with."""
 
 
 def address(host: str, port: int) -> str:
@@ -47,7 +47,7 @@ def address(host: str, port: int) -> str:
     return f"http://[{reached}]:{port}" if ":" in reached else f"http://{reached}:{port}"
 
 
-def start(home: Path, command: Sequence[str], *, url: str, version: str) -> Running:
+def start(home: Path, command: Sequence[str], *, url: str) -> Running:
     """Start the API and wait until it is ready to answer; its log is `home/log/api.log`.
 
     Raises ServingError with the last lines of its log where it does not come up.
@@ -70,10 +70,10 @@ def start(home: Path, command: Sequence[str], *, url: str, version: str) -> Runn
             start_new_session=True,
             pass_fds=[lock.fileno()],  # the lock lives as long as the API and its workers do
         )
-        running = Running(pid=process.pid, url=url, version=version)
+        running = Running(pid=process.pid, url=url)
         _record(home).write_text(json.dumps(running.__dict__), encoding="utf-8")
     deadline = time.monotonic() + STARTED_WITHIN
-    while not _is_ready(url):
+    while _answering_version(url) is None:
         if process.poll() is not None or time.monotonic() > deadline:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
@@ -94,8 +94,19 @@ def find(home: Path) -> Running | None:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            return Running(**json.loads(_record(home).read_text(encoding="utf-8")))
+            known = json.loads(_record(home).read_text(encoding="utf-8"))
+            return Running(pid=known["pid"], url=known["url"])
     return None
+
+
+def follows(running: Running, version: str) -> bool:
+    """Whether it answers by a model version, as it does soon after that became the champion."""
+    deadline = time.monotonic() + FOLLOWED_WITHIN
+    while _answering_version(running.url) != version:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
 
 
 def stop(home: Path) -> bool:
@@ -124,9 +135,10 @@ def _lock_file(home: Path) -> BufferedWriter:
     return (home / "api.lock").open("ab")
 
 
-def _is_ready(url: str) -> bool:
+def _answering_version(url: str) -> str | None:
+    """The model version by which an API answers; None where it is not ready to."""
     try:
         with urllib.request.urlopen(f"{url}/ready", timeout=2) as answer:  # noqa: S310
-            return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False
+            return str(json.load(answer)["model_version"])
+    except (OSError, ValueError, KeyError):
+        return None
