@@ -12,8 +12,8 @@ from gristmill.predictions.predictor import load_predictor
 from gristmill.predictions.replay import replay
 from gristmill.registry.bundle import read_bundle
 from gristmill.training.attempts import Asked, attempt, scores_of
-from gristmill.training.compare import Scored
 from gristmill.training.gate import Rival, judge
+from gristmill.training.improvement import Scored
 from gristmill.training.leak import find_leaks
 from gristmill.training.out_of_time import out_of_time
 from gristmill.training.split import entity_fractions

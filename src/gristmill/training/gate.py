@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from gristmill.training.compare import Improvement, Scored, improvement
+from gristmill.training.improvement import Improvement, Scored, improvement
 from gristmill.training.signal import (
     chance_deviation,
     chance_p_value,

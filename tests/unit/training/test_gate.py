@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gristmill.training.compare import Scored
 from gristmill.training.evaluate import evaluate
 from gristmill.training.gate import Rival, judge
+from gristmill.training.improvement import Scored
 from gristmill.training.leak import Leak
 from gristmill.training.spending import CHAMPION_ALPHA, Allowance, spend
 

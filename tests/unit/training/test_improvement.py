@@ -3,7 +3,7 @@ import pytest
 from scipy import stats
 from sklearn import metrics
 
-from gristmill.training.compare import Scored, improvement
+from gristmill.training.improvement import Scored, improvement
 
 SKLEARN = {
     "average_precision": lambda labels, one, _: metrics.average_precision_score(labels, one),
