@@ -291,6 +291,26 @@ def test_the_documentation_runs_its_own_script_and_no_other(client):
         assert f"{element}-src 'sha256-{digest}'" in policy
 
 
+def test_the_report_shows_itself_and_does_nothing(example_model, tmp_path):
+    """A bundle may be from elsewhere: a script in its page must not run as the service's own."""
+    page = "<!doctype html><title>é</title><script>alert(1)</script>"
+    example_model.write(tmp_path / "3", report=page)
+    deployment = Deployment(bundle=tmp_path / "3", spool=tmp_path / "spool")
+    with _served(build(deployment)) as client:
+        address = client.get("/model").json()["report"]
+        response = client.get(address)
+    assert response.text == page
+    assert response.headers["content-type"] == "text/html; charset=utf-8"
+    policy = response.headers["content-security-policy"].split("; ")
+    assert {"sandbox", "default-src 'none'", "frame-ancestors 'none'"} <= set(policy)
+    assert not [one for one in policy if one.startswith("script-src")]
+
+
+def test_a_bundle_without_a_report(client):
+    assert client.get("/model").json()["report"] is None
+    _problem(client.get("/model/report"), 404, "not-found")
+
+
 def test_an_entity_without_a_feature_store(client):
     _problem(client.get("/predict/150000"), 501, "no-database")
 

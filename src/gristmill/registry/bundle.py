@@ -130,6 +130,8 @@ class Bundle:
     reference_bytes: bytes = field(repr=False)
     digest: str
     """The SHA-256 of its manifest, which holds those of all its files."""
+    report: bytes | None = field(default=None, repr=False)
+    """The page that shows what is known of the version, where it has one."""
 
     @property
     def reference(self) -> pa.Table:
@@ -217,6 +219,7 @@ def _parse(files: Mapping[str, bytes]) -> Bundle:
         samples=samples,
         reference_bytes=files[REFERENCE],
         digest=_digest(files[MANIFEST]),
+        report=files.get(REPORT),
     )
 
 

@@ -84,6 +84,10 @@ DATABASE_TIMEOUT = 10.0
 """Seconds that a request waits for the database, with those before it."""
 NOTE_EVERY = 1.0
 """Seconds between two notes of how the record stands, for `/metrics` of all workers."""
+_REPORT_POLICY = (
+    "sandbox; default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'"
+)
 
 
 # Endpoints
@@ -197,6 +201,22 @@ async def model(request: Request) -> Response:
     return Response(request.app.state.service.served.card, media_type="application/json")
 
 
+async def model_report(request: Request) -> Response:
+    """`GET /model/report`: what is known of the model, as the page that its bundle carries.
+
+    The page is the bundle's, which may be from elsewhere: it may show itself, and do nothing.
+    """
+    page = request.app.state.service.served.report
+    if page is None:
+        raise Refused("not-found", "The bundle of this model carries no report.")
+    headers = {
+        "content-security-policy": _REPORT_POLICY,
+        "referrer-policy": "no-referrer",
+        "x-content-type-options": "nosniff",
+    }
+    return Response(page, media_type="text/html", headers=headers)
+
+
 async def tell_metrics(request: Request) -> Response:
     """`GET /metrics`: what all workers counted, for Prometheus."""
     service: Service = request.app.state.service
@@ -233,6 +253,7 @@ ROUTES = [
     Route("/health", health),
     Route("/ready", ready),
     Route("/model", model),
+    Route("/model/report", model_report),
     Route("/metrics", tell_metrics),
     Route("/openapi.json", openapi_document),
     Route("/docs", docs),

@@ -50,7 +50,7 @@ OTHER = "other"
 
 _ROUTES = (
     *("/predict", "/predict/{entity}", "/predict/batch", "/outcomes"),
-    *("/health", "/ready", "/model", "/metrics", "/openapi.json", "/docs", OTHER),
+    *("/health", "/ready", "/model", "/model/report", "/metrics", "/openapi.json", "/docs", OTHER),
 )
 _TOTALS = ("predictions", "outcomes", "unlogged", "swaps", "swaps_refused")
 _TEXT_SLOTS = 8

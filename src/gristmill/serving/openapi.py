@@ -60,6 +60,7 @@ def openapi(bundle: Bundle) -> dict[str, Any]:
             f"/predict/{{{entity}}}": {"get": _predict_stored(entity, key)},
             "/outcomes": {"post": _outcomes(bundle)},
             "/model": {"get": _operation("model", "Which model answers", schema.ModelCard)},
+            "/model/report": {"get": _report()},
             "/ready": {"get": _ready()},
             "/health": {"get": _health()},
             "/metrics": {"get": _metrics()},
@@ -153,6 +154,15 @@ def _outcomes(bundle: Bundle) -> dict[str, Any]:
 def _ready() -> dict[str, Any]:
     summary = "Can predictions be given?"
     return _operation("ready", summary, schema.Readiness, "record-unavailable") | _OPEN
+
+
+def _report() -> dict[str, Any]:
+    operation = _operation("report", "What is known of it", schema.Health, "not-found")
+    operation["responses"]["200"] = {
+        "description": "A page to look at: the verdict first, then what bears it out.",
+        "content": {"text/html": {"schema": {"type": "string"}}},
+    }
+    return operation
 
 
 def _health() -> dict[str, Any]:

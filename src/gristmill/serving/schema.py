@@ -140,6 +140,9 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     verdict: dict[str, Any]
     lineage: dict[str, Any]
     digest: Annotated[str, msgspec.Meta(description="The SHA-256 of the bundle's manifest.")]
+    report: Annotated[
+        str | None, msgspec.Meta(description="Where all that is known of it is shown as a page.")
+    ]
 
 
 def model_card(bundle: Bundle) -> ModelCard:
@@ -159,6 +162,7 @@ def model_card(bundle: Bundle) -> ModelCard:
         verdict=dict(manifest.verdict),
         lineage=dict(manifest.lineage),
         digest=bundle.digest,
+        report="/model/report" if bundle.report else None,
     )
 
 

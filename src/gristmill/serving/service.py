@@ -51,6 +51,8 @@ class Served:
     """Finds the features of `GET /predict/{entity}`; None without a database."""
     card: bytes
     """The answer of `/model`."""
+    report: bytes | None
+    """The answer of `/model/report`; None where the bundle has no such page."""
     openapi: bytes
     """The answer of `/openapi.json`."""
 
@@ -94,6 +96,7 @@ def load_served(bundle: Bundle, warehouse: Warehouse | None) -> Served:
         together=Together(predictor),
         lookup=_lookup(warehouse, bundle.manifest),
         card=encode(model_card(bundle)),
+        report=bundle.report,
         openapi=encode(openapi(bundle)),
     )
 
