@@ -8,7 +8,7 @@ import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks import loading, months, serving, whole_run
+from benchmarks import batches, loading, months, serving, whole_run
 from gristmill.warehouse import embedded
 
 BENCHMARKS = {
@@ -18,8 +18,9 @@ BENCHMARKS = {
     "view": months.through_the_view,
     "run": whole_run.run,
     "serving": serving.answers,
+    "batch": batches.rows_a_second,
 }
-TIMED = {"serving"}
+TIMED = {"batch", "serving"}
 """They go on for some seconds, where the others have a number of rows."""
 RESULTS = Path(__file__).parent / "results"
 

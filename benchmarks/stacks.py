@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import logging
 import os
 import shutil
 import signal
@@ -133,6 +134,7 @@ def stacks(trained: Trained) -> list[Stack]:
 
 def _mlflow(trained: Trained) -> Stack:
     saved = trained.folder / "mlflow-model"
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
     mlflow.pyfunc.save_model(
         path=saved,
         python_model=str(ROOT / "benchmarks" / "servers" / "mlflow_model.py"),
