@@ -11,6 +11,7 @@ import errno
 import socket
 import threading
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from gristmill.errors import PortTaken, ServingError
@@ -63,12 +64,14 @@ def serve(deployment: Deployment, *, host: str, port: int, workers: int = 1) -> 
         # Workers that cannot start would be started again for ever: find out here, once.
         load_predictor(read_bundle(deployment.bundle))
         open_spool(deployment.spool).close()
-        Workers(lambda orphaned: answer(listening, orphaned), workers).run()
+        Workers(partial(answer, listening), workers).run()
     finally:
         listening.close()
 
 
-def _answering(deployment: Deployment) -> Callable[[socket.socket, threading.Event], None]:
+def _answering(
+    deployment: Deployment,
+) -> Callable[[socket.socket, Callable[[], object], threading.Event], None]:
     """What a worker does: all it needs is loaded here, before it is forked."""
     try:
         import uvicorn
@@ -95,8 +98,21 @@ def _answering(deployment: Deployment) -> Callable[[socket.socket, threading.Eve
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
     )
 
-    def answer(listening: socket.socket, orphaned: threading.Event) -> None:
-        server = uvicorn.Server(config)
+    class Server(uvicorn.Server):
+        """Says when it answers."""
+
+        def __init__(self, ready: Callable[[], object]) -> None:
+            super().__init__(config)
+            self._ready = ready
+
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            self._ready()
+
+    def answer(
+        listening: socket.socket, ready: Callable[[], object], orphaned: threading.Event
+    ) -> None:
+        server = Server(ready)
         threading.Thread(target=_stop_when, args=(orphaned, server), daemon=True).start()
         server.run(sockets=[listening])
 

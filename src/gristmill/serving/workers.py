@@ -19,15 +19,13 @@ from typing import TYPE_CHECKING, NoReturn
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    Work = Callable[[threading.Event], None]
-    """What a worker does until it is told to stop by SIGTERM, or by the event."""
+    Work = Callable[[Callable[[], object], threading.Event], None]
+    """What a worker does: it says when it is ready, and ends by SIGTERM or where the event says."""
 
 logger = logging.getLogger(__name__)
 
-QUICK_DEATH = 1.0
-"""Seconds: a worker that lived for less is started again only after a pause."""
 LONGEST_PAUSE = 10.0
-"""Seconds: the pause doubles with each such death, up to this."""
+"""Seconds before another worker is started where one after the other does not get ready."""
 STOPPED_WITHIN = 25.0
 """Seconds after which workers that were told to stop are killed."""
 
@@ -37,11 +35,12 @@ class Workers:
 
     def __init__(self, work: Work, count: int) -> None:
         self._work = work
-        self._started: dict[int, float] = {}
-        """When each living worker was started, by its process id."""
+        self._living: dict[int, int] = {}
+        """Of each living worker, by its process id, the pipe on which it says that it is ready."""
         self._pauses: list[float] = [0.0] * count
         """For each worker that is to be started: when the earliest."""
-        self._quick_deaths = 0
+        self._never_ready = 0
+        """How many in a row died before they were ready."""
         self._stopping = False
         # What is never written to and whose writing end the parent alone holds tells its end.
         self._lifeline, self._held = os.pipe()
@@ -76,13 +75,13 @@ class Workers:
                 self._start()
             self._wait(min(self._pauses, default=now + 1.0) - now)
             self._reap()
-        for pid in self._started:
+        for pid in self._living:
             os.kill(pid, signal.SIGTERM)
         deadline = time.monotonic() + STOPPED_WITHIN
-        while self._started and time.monotonic() < deadline:
+        while self._living and time.monotonic() < deadline:
             self._wait(0.1)
             self._reap()
-        for pid in self._started:
+        for pid in self._living:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
 
@@ -92,27 +91,30 @@ class Workers:
             os.read(self._woken, 512)
 
     def _start(self) -> None:
+        told, tell = os.pipe()
         pid = os.fork()
         if pid == 0:
-            self._be_worker()
-        self._started[pid] = time.monotonic()
+            self._be_worker(lambda: os.write(tell, b"."))
+        os.close(tell)
+        self._living[pid] = told
 
     def _reap(self) -> None:
         """Have those started again that died."""
-        for pid in list(self._started):
+        for pid in list(self._living):
             ended, status = os.waitpid(pid, os.WNOHANG)
             if not ended:
                 continue
-            lived = time.monotonic() - self._started.pop(pid)
-            if self._stopping:
-                continue
-            self._quick_deaths = self._quick_deaths + 1 if lived < QUICK_DEATH else 0
-            pause = min(2.0**self._quick_deaths / 8, LONGEST_PAUSE) if self._quick_deaths else 0.0
+            told = self._living.pop(pid)
+            was_ready = bool(os.read(told, 1))
+            os.close(told)
+            self._never_ready = 0 if was_ready else self._never_ready + 1
+            pause = 0.0 if was_ready else min(2.0**self._never_ready / 8, LONGEST_PAUSE)
             self._pauses.append(time.monotonic() + pause)
-            code = os.waitstatus_to_exitcode(status)
-            logger.error("A worker died (%d) after %.1f seconds; another takes over.", code, lived)
+            if not self._stopping:
+                code = os.waitstatus_to_exitcode(status)
+                logger.error("Worker %d died (%d); another takes over.", pid, code)
 
-    def _be_worker(self) -> NoReturn:
+    def _be_worker(self, ready: Callable[[], object]) -> NoReturn:
         """The worker's process: it ends here, and never returns into what its parent was doing."""
         code = None
         try:
@@ -127,7 +129,7 @@ class Workers:
             threading.Thread(
                 target=self._watch_parent, args=(orphaned,), name="gristmill-parent", daemon=True
             ).start()
-            self._work(orphaned)
+            self._work(ready, orphaned)
             code = 0
         except SystemExit as error:
             code = error.code if isinstance(error.code, int) else 1
