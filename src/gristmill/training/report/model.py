@@ -24,6 +24,7 @@ from gristmill.training.report.page import (
     scalar,
     table,
     tiles,
+    with_intervals,
     words,
 )
 from gristmill.training.report.profile import feature_cards
@@ -54,6 +55,22 @@ _METRICS: dict[str, tuple[str, str]] = {
     "f1": ("F1", "the harmonic mean of precision and sensitivity"),
     "calibration_error": ("Calibration error", "mean distance of probability and outcome"),
 }
+_EVIDENCE: dict[str, dict[str, str]] = {
+    "signal": {
+        "value": "AUC",
+        "allowed": "p value allowed",
+        "smallest": "smallest AUC that passes",
+        "detectable": "AUC noticed 4 times in 5",
+    },
+    "attempt": {
+        "chance": "error spent against chance",
+        "champion": "error spent against the champion",
+        "attempt": "attempt on this holdout",
+        "generation": "this holdout's generation",
+    },
+    "champion": {"allowed": "p value allowed", "lost": "features it lost"},
+}
+"""What the gate's own names mean; names that are not known here are shown as they are."""
 _MOODS: dict[str, tuple[str, Mood]] = {
     "promote": ("Promote", "promote"),
     "refuse": ("Refuse", "refuse"),
@@ -170,13 +187,24 @@ def _evidence(found: Examined) -> Html | None:
         for name, value in found.verdict.items()
         if name not in ("decision", "reasons") and value not in (None, {}, (), [])
     }
+    evidence = dict(told.pop("evidence", {}))
+    if "signal" in evidence:
+        told.pop("p_value", None)
     blocks: list[Child] = []
-    for name, value in told.pop("evidence", {}).items():
+    for name, value in evidence.items():
         if value not in (None, {}, (), []):
-            blocks.append(card(words(name).capitalize(), plain(value)))
+            blocks.append(card(words(name).capitalize(), plain(_worded(name, value))))
     if told:
-        blocks.insert(0, card("Verdict", plain(told)))
+        blocks.append(card("Verdict", plain(told)))
     return cards(blocks) if blocks else None
+
+
+def _worded(block: str, value: object) -> object:
+    """A block of evidence with names that people read, where they are known."""
+    if not isinstance(value, Mapping):
+        return value
+    known = _EVIDENCE.get(block, {})
+    return {known.get(name, name): one for name, one in with_intervals(value).items()}
 
 
 # Metrics
@@ -377,7 +405,8 @@ def _origin(found: Examined, lineage: Mapping[str, Any]) -> Html:
         first, last = found.as_of
         pairs.append(("features as of", f"{_moment(first)} to {_moment(last)}"))
     pairs += [("model", _named(found.candidate)), ("seed", str(found.seed))]
-    pairs += [(words(name), plain(value)) for name, value in rest.items()]
+    named = {"model": "digest of what is declared"}
+    pairs += [(words(named.get(name, name)), plain(value)) for name, value in rest.items()]
     return join(
         facts(pairs),
         element("h3", "Candidates"),

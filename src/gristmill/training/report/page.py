@@ -214,10 +214,26 @@ def plain(value: object, depth: int = 0) -> Html:
     if depth > _DEEPEST:
         return Html("…")
     if isinstance(value, Mapping):
-        return facts([(words(str(key)), _told(str(key), one, depth)) for key, one in value.items()])
+        told = with_intervals(value)
+        return facts([(words(key), _told(key, one, depth)) for key, one in told.items()])
     if isinstance(value, Sequence) and not isinstance(value, str):
         return _listed(value, depth)
     return element("span", scalar(value))
+
+
+def with_intervals(evidence: Mapping[str, object]) -> dict[str, object]:
+    """Evidence with a value and its interval as one entry instead of three."""
+    told = {str(key): one for key, one in evidence.items()}
+    middle = next((name for name in ("value", "advantage") if name in told), "")
+    value, low, high = (told.get(name) for name in (middle, "low", "high"))
+    if not (isinstance(value, float) and isinstance(low, float) and isinstance(high, float)):
+        return told
+    written = f"{numbers.quantity(value)} ({numbers.quantity(low)} to {numbers.quantity(high)})"
+    return {
+        name: written if name == middle else one
+        for name, one in told.items()
+        if name not in ("low", "high")
+    }
 
 
 def _told(name: str, value: object, depth: int) -> Html:
