@@ -385,12 +385,18 @@ def _connect(path: Path) -> sqlite3.Connection:
     # Some builds write noughts over what is deleted, which doubles the work; the file itself goes.
     connection.execute("PRAGMA secure_delete = OFF")
     connection.executescript(_CREATE)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    # The file has to be found again too, and its folder.
+    for folder in (path.parent, path.parent.parent):
+        _synchronise(folder)
     return connection
+
+
+def _synchronise(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _unwritable(path: Path, error: Exception) -> SpoolError:
