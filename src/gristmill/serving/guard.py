@@ -100,10 +100,7 @@ class Guard:
 
     def _refusal(self, scope: Scope, authorization: bytes | None) -> Refused | None:
         """Why a request without a valid key is not let in; None where it needs none."""
-        server = scope.get("server")
-        # Through a Unix socket only this machine comes, and the file's rights say who of it.
-        local = not server or server[1] is None or is_loopback(server[0])
-        if scope["path"] in OPEN or (local and not self._keys.asks):
+        if scope["path"] in OPEN or (not self._keys.asks and _is_local(scope)):
             return None
         detail = (
             "Show an API key in the header Authorization."
@@ -111,6 +108,13 @@ class Guard:
             else "What the header Authorization shows is no valid API key."
         )
         return Refused("unauthorized", detail, headers={"www-authenticate": "Bearer"})
+
+
+def _is_local(scope: Scope) -> bool:
+    """Whether a request came by an address that only this machine reaches."""
+    host, port = scope.get("server") or ("", 0)
+    # A Unix socket is a path without a port; the file's rights say who of this machine may.
+    return is_loopback(host) or (port is None and "/" in host)
 
 
 class _Limited:
