@@ -8,7 +8,7 @@ import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks import batches, loading, months, serving, whole_run
+from benchmarks import batches, loading, months, serving, verdict, whole_run
 from gristmill.warehouse import embedded
 
 BENCHMARKS = {
@@ -19,6 +19,7 @@ BENCHMARKS = {
     "run": whole_run.run,
     "serving": serving.answers,
     "batch": batches.rows_a_second,
+    "verdict": verdict.run,
 }
 TIMED = {"batch", "serving"}
 """They go on for some seconds, where the others have a number of rows."""

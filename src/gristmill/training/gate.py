@@ -133,11 +133,13 @@ def judge(
     findings = [
         _against_chance(evaluation, p_value, allowed, serve=no_signal == "serve"),
         *(_of_leak(leak, champion) for leak in leaks),
-        _against_champion(champion, compared, candidate, allowed),
+        *([_Finding(decision="refuse", sentence=objection)] if objection else []),
+        *([_against_champion(champion, compared, candidate, allowed)] if champion else []),
     ]
-    if objection:
-        findings.append(_Finding(decision="refuse", sentence=objection))
     decision = max((one.decision for one in findings), key=_SEVERITY.index)
+    if champion is None and decision == "promote":
+        alone = "There is no champion to compare with."
+        findings.append(_Finding(decision="promote", sentence=alone))
     # What decided stands last; where nothing stands against it, the order is that of the questions.
     findings.sort(key=lambda one: decision != "promote" and one.decision == decision)
     return Verdict(
@@ -239,10 +241,8 @@ def _compare(
 
 
 def _against_champion(
-    champion: Rival | None, compared: Improvement | None, candidate: Scored, allowed: Allowance
+    champion: Rival, compared: Improvement | None, candidate: Scored, allowed: Allowance
 ) -> _Finding:
-    if champion is None:
-        return _Finding(decision="promote", sentence="There is no champion to compare with.")
     if compared is None:
         why = champion.obstacle or (
             f"Only {len(champion.rows):,} of the held-out rows can compare it with the champion, "
