@@ -54,15 +54,19 @@ class Installation:
 
 @pytest.fixture(scope="module")
 def install() -> Iterator[Callable[..., Installation]]:
-    """Makes installations of an example; their servers are stopped and removed at the end."""
+    """Makes installations of an example or a project; their servers are stopped at the end."""
     made: list[Installation] = []
 
-    def make(example: str, *, source: Path | None = None) -> Installation:
+    def make(
+        example: str, *, source: Path | None = None, project: Path | None = None
+    ) -> Installation:
         # Not under pytest's folder, which root closes to the user that root's server runs as.
         home = Path(tempfile.mkdtemp(prefix="gristmill-acceptance-", dir="/tmp"))
         home.chmod(0o711 if os.geteuid() == 0 else 0o700)
         installation = Installation(
-            project=EXAMPLES / example / "gristmill.toml", home=home / "home", source=source
+            project=project or EXAMPLES / example / "gristmill.toml",
+            home=home / "home",
+            source=source,
         )
         made.append(installation)
         return installation

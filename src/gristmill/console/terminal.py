@@ -91,7 +91,8 @@ def print_error(text: str) -> None:
 
 def print_json(value: object) -> None:
     """Print a value as JSON, records as objects."""
-    OUT.print(Text(json.dumps(value, default=_plain, ensure_ascii=False, indent=2)))
+    # Not by rich, which takes longer over a long text than all that went before.
+    print(json.dumps(value, default=_plain, ensure_ascii=False, indent=2), file=OUT.file)
 
 
 def print_csv(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

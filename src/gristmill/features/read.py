@@ -243,9 +243,12 @@ def _batch_statement(
         for name in names
     )
     return SQL(
-        "COPY (SELECT {key}::text, "
+        # Its key by the table's name: ORDER BY would take the column of that name that is given
+        # out, and texts have an order of their own.
+        "COPY (SELECT store.{key}::text, "
         "(SELECT row_to_json(record) FROM (SELECT {plain}) AS record), {columns} "
-        "FROM builds.{table} WHERE _build = {build} {behind} ORDER BY {key} LIMIT {size}) "
+        "FROM builds.{table} AS store WHERE _build = {build} {behind} "
+        "ORDER BY store.{key} LIMIT {size}) "
         "TO STDOUT (FORMAT csv)"
     ).format(
         key=key,
@@ -254,7 +257,9 @@ def _batch_statement(
         table=Identifier(features.table),
         build=build,
         # The text takes the key's own type, whatever that is.
-        behind=SQL("AND {} > {}").format(key, Literal(after)) if after is not None else SQL(""),
+        behind=SQL("AND store.{} > {}").format(key, Literal(after))
+        if after is not None
+        else SQL(""),
         size=size,
     )
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.csv as arrow_csv
 
-from gristmill.errors import BuildError
+from gristmill.errors import BuildError, PredictionError
 from gristmill.features.read import feature_store_build, latest_batches
 from gristmill.predictions.prediction import new_prediction_ids
 from gristmill.predictions.predictor import CHUNK, load_predictor
@@ -75,6 +75,11 @@ def score(
             return Scored(**found), False
         begin(build.rows)
         scored = _score(bundle, features, build.build, transaction, progress)
+        if scored.entities != build.rows:
+            raise PredictionError(
+                f"{scored.entities:,} of {build.rows:,} entities were answered, so nothing was put "
+                "on record. This is an error of Gristmill's own: please report it."
+            )
         transaction.execute(_queries.record, asdict(scored))
     return scored, True
 
