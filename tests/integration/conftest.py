@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
@@ -197,3 +197,25 @@ def _served(app: Starlette) -> Iterator[httpx.Client]:
 def served() -> Callable[[Starlette], AbstractContextManager[httpx.Client]]:
     """Serves an application over a real socket while a `with` lasts; it gives a client."""
     return _served
+
+
+@pytest.fixture
+def feature_store(warehouse: Warehouse) -> datetime:
+    """A feature store of two clients, as a build leaves it; the moment that it describes."""
+    as_of = datetime.now(UTC) - timedelta(hours=2)
+    with warehouse.transaction() as transaction:
+        transaction.execute(
+            "CREATE TABLE builds.feature_store AS SELECT 1 AS _build, * FROM (VALUES "
+            "(150000::bigint, 1::bigint, 'c', 0.55::float8, 3::bigint), "
+            "(2, NULL, NULL, 'NaN', NULL)) AS given (idx, attr_a, attr_b, scd_a, scd_b)"
+        )
+        transaction.execute(
+            "INSERT INTO gristmill.builds (build, name, period, definition, loads, builds, as_of, "
+            "rows, seconds) OVERRIDING SYSTEM VALUE "
+            "VALUES (1, 'feature_store', 'all', '', '{}', '{}', %s, 2, 0)",
+            [as_of],
+        )
+        transaction.execute(
+            "INSERT INTO gristmill.current_builds VALUES ('feature_store', 'all', 1)"
+        )
+    return as_of

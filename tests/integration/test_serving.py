@@ -318,28 +318,6 @@ def test_an_entity_without_a_feature_store(client):
 # With a database
 
 
-@pytest.fixture
-def feature_store(warehouse):
-    """A feature store of two clients, as a build leaves it."""
-    as_of = datetime.now(UTC) - timedelta(hours=2)
-    with warehouse.transaction() as transaction:
-        transaction.execute(
-            "CREATE TABLE builds.feature_store AS SELECT 1 AS _build, * FROM (VALUES "
-            "(150000::bigint, 1::bigint, 'c', 0.55::float8, 3::bigint), "
-            "(2, NULL, NULL, 'NaN', NULL)) AS given (idx, attr_a, attr_b, scd_a, scd_b)"
-        )
-        transaction.execute(
-            "INSERT INTO gristmill.builds (build, name, period, definition, loads, builds, as_of, "
-            "rows, seconds) OVERRIDING SYSTEM VALUE "
-            "VALUES (1, 'feature_store', 'all', '', '{}', '{}', %s, 2, 0)",
-            [as_of],
-        )
-        transaction.execute(
-            "INSERT INTO gristmill.current_builds VALUES ('feature_store', 'all', 1)"
-        )
-    return as_of
-
-
 def _logged(warehouse):
     with warehouse.transaction() as transaction:
         return transaction.rows("SELECT * FROM gristmill.predictions")

@@ -192,6 +192,7 @@ async def ready(request: Request) -> Response:
             waiting=status.depth,
             oldest_seconds=status.oldest_seconds,
             unlogged=status.unlogged,
+            refused=service.refused,
         )
     )
 
@@ -394,6 +395,7 @@ def _json(content: bytes) -> Response:
 async def _refused(request: Request, error: Exception) -> Response:
     refusal = as_refusal(error)
     request.scope["problem"] = refusal
+    request.scope["cause"] = error
     return refusal.response()
 
 

@@ -12,6 +12,7 @@ import secrets
 import time
 from typing import TYPE_CHECKING
 
+from gristmill.errors import GristmillError, StatementFailed
 from gristmill.serving.keys import is_loopback
 from gristmill.serving.metrics import OTHER
 from gristmill.serving.problems import Refused
@@ -117,6 +118,13 @@ def _is_local(scope: Scope) -> bool:
     return is_loopback(host) or (port is None and "/" in host)
 
 
+def _reason(cause: Exception | None) -> str | None:
+    """What was wrong on our side; of a statement only its code, as its message may quote values."""
+    if isinstance(cause, StatementFailed):
+        return f"{type(cause).__name__} {cause.sqlstate}"
+    return str(cause) if isinstance(cause, GristmillError) else None
+
+
 class _Limited:
     """Logs what was refused, so many in a second."""
 
@@ -153,6 +161,7 @@ class _Limited:
                 "route": route,
                 "status": status,
                 "problem": problem.kind.name if problem else None,
+                "reason": _reason(scope.get("cause")) if status >= _FAULT else None,
                 "milliseconds": round(seconds * 1000, 3),
                 "key": key,
                 "client": client[0] if client else None,

@@ -102,7 +102,7 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     status: str
 
 
-class Readiness(msgspec.Struct, frozen=True, kw_only=True):
+class Readiness(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Predictions can be given: the model is loaded and the record can be written."""
 
     status: str
@@ -122,6 +122,10 @@ class Readiness(msgspec.Struct, frozen=True, kw_only=True):
         int,
         msgspec.Meta(description="Answers without a record, where the project prefers them."),
     ]
+    refused: Annotated[
+        str | None,
+        msgspec.Meta(description="Only there as the version that should answer, and is spoilt."),
+    ] = None
 
 
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
