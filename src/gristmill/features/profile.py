@@ -71,7 +71,10 @@ class History:
     open_rows: int | None
     """Rows that are still valid; None where no end is declared."""
     gaps: int
-    """Rows that begin after the one before them has ended."""
+    """Rows that begin more than a day after the one before them has ended.
+
+    A day between is none: an end may be the last day that is valid.
+    """
     median_gap: float | None
     """Days."""
     longest_gap: float | None
@@ -184,8 +187,8 @@ def _gaps(
     row = transaction.row(
         SQL(
             "SELECT count(*) FILTER (WHERE ends IS NULL) AS open_rows, "
-            "count(*) FILTER (WHERE days > 0) AS gaps, "
-            "percentile_cont(0.5) WITHIN GROUP (ORDER BY days) FILTER (WHERE days > 0) AS median, "
+            "count(*) FILTER (WHERE days > 1) AS gaps, "
+            "percentile_cont(0.5) WITHIN GROUP (ORDER BY days) FILTER (WHERE days > 1) AS median, "
             "max(days) AS longest FROM (SELECT {ends} AS ends, "
             "(extract(epoch FROM {begins}::timestamp) - extract(epoch FROM lag({ends}::timestamp) "
             "OVER (PARTITION BY {things} ORDER BY {begins})))::double precision / 86400 AS days "

@@ -249,9 +249,9 @@ def _table_remarks(one: TableFound) -> list[Child]:
     if one.missing:
         remarks.append([name, ": no file for ", _listed(one.missing), "."])
     if one.without_row:
-        remarks.append([name, f": {one.without_row:,} entities have no row in it."])
+        remarks.append([name, f": entities without a row in it: {one.without_row:,}."])
     if one.of_nobody:
-        remarks.append([name, f": {one.of_nobody:,} rows are of entities that are not listed."])
+        remarks.append([name, f": rows of entities that are not listed: {one.of_nobody:,}."])
     remarks += _period_remarks(one)
     for column in one.profile.columns:
         remarks += _column_remarks(one.profile, column)
@@ -453,7 +453,7 @@ def _periods(one: TableFound) -> list[Html]:
     return [
         card(
             "Over time",
-            element("p", text, missing, f"; {rejected:,} rows rejected."),
+            element("p", text, missing, f"; rows rejected: {rejected:,}."),
             _columns_chart(names, rows, told, "Rows of each period", absent=set(one.missing)),
             wide=len(names) > 30,
         )
@@ -501,7 +501,7 @@ def _history(one: TableFound) -> list[Html]:
 def _gap_text(found: History) -> str:
     if found.open_rows is None:
         return "No end is declared: each row holds until the next."
-    text = f"{found.open_rows:,} rows are still valid. "
+    text = f"Still valid: {found.open_rows:,}. "
     if not found.gaps:
         return f"{text}There is no gap of more than a day."
     return (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -130,8 +130,8 @@ def _moments(known: TrainingSet) -> tuple[object, object] | None:
 
 
 def _parameters(fitted: FittedModel) -> dict[str, Any]:
-    """What can be told of the classifier by its own words."""
-    found: dict[str, Any] = {"threshold": fitted.threshold}
+    """The threshold, the calibration, and what the classifier says of itself."""
+    found: dict[str, Any] = {"threshold": fitted.threshold} | asdict(fitted.calibration)
     steps: Mapping[str, Any] = getattr(fitted.pipeline, "named_steps", {})
     classifier: Any = steps.get("classifier")
     if hasattr(classifier, "get_params"):

@@ -99,9 +99,11 @@ def ticks(low: float, high: float, *, most: int = 5) -> list[float]:
     if not reach > 0 or not math.isfinite(reach):
         return [low]
     power = 10.0 ** math.floor(math.log10(reach / most))
-    step = next(power * factor for factor in (1, 2, 5, 10, 20) if reach / (power * factor) <= most)
-    first = math.ceil(low / step - 1e-9)
-    last = math.floor(high / step + 1e-9)
+    for factor in (1, 2, 5, 10, 20):
+        step = power * factor
+        first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+        if last - first < most:
+            break
     return [round(index * step, 12) for index in range(first, last + 1)]
 
 
