@@ -7,6 +7,7 @@ nothing of the package and nothing of the example's SQL takes part in it.
 import csv
 import gzip
 import io
+import json
 import lzma
 import runpy
 from collections import Counter, defaultdict
@@ -268,6 +269,45 @@ def test_the_model_is_promoted_with_an_area_that_others_reach_too(connection) ->
     assert area["low"] < 0.766 < area["high"]
     assert area["high"] - area["low"] < 0.05
     assert 0.17 < evaluation["rows"] / 23_570 < 0.23
+
+
+def lines_of(path: str, customer_id: int) -> set[tuple[str, int]]:
+    """The lines of a customer in the files of a path, none of which has a quoted newline."""
+    return {
+        (str(file.relative_to(DATA)), number)
+        for file in DATA.glob(path)
+        for number, line in enumerate(gzip.decompress(file.read_bytes()).splitlines(), start=1)
+        if number > 1 and line.split(b",")[0] == str(customer_id).encode()
+    }
+
+
+@pytest.mark.parametrize("customer_id", [7, 15, 8000])
+def test_an_answer_is_traced_to_every_purchase_it_came_from(installation, customer_id: int) -> None:
+    (answer,) = json.loads(installation.run("predict", str(customer_id), "--json"))
+    found = json.loads(installation.run("trace", answer["prediction_id"], "--json"))
+
+    for row, day in (("stored", None), ("trained", LABELS[customer_id][0])):
+        history, *others = sorted(found[row]["sources"], key=lambda one: one["kind"])
+        assert history["name"] == "customer_history"
+        assert {one["name"]: {(place["file"], place["line"]) for place in one["rows"]}
+                for one in (*others, *history["sources"])} == {
+            "customers": lines_of("customers.csv.gz", customer_id),
+            "labels": lines_of("labels.csv.gz", customer_id),
+            "sales": lines_of("sales/*/sales.csv.gz", customer_id),
+        }  # fmt: skip
+        (counted,) = [one["values"] for one in history["rows"] if one["counted"]]
+        begun = date.fromisoformat(counted["valid_from"])
+        assert begun == (first_of_month(day) if day else date(1998, 7, 1))
+        expected = dict(zip(FEATURES, features_on(BY_CUSTOMER[customer_id], begun), strict=True))
+        assert {name: found[row]["values"][name] for name in FEATURES} == {
+            name: pytest.approx(float(value)) for name, value in expected.items()
+        }
+    assert found["trained"]["as_of"] == LABELS[customer_id][0].isoformat()
+    assert found["trained"]["values"]["buys_again"] == LABELS[customer_id][1]
+    assert not any(feature["differs"] for feature in found["features"])
+    assert found["notes"] == []
+    assert {load["file_now"] for load in found["loads"]} == {"unchanged"}
+    assert len(found["version"]["loads"]) == len(list(DATA.glob("sales/*/*.gz"))) + 2
 
 
 def test_a_second_run_loads_and_builds_nothing(installation, connection) -> None:

@@ -287,6 +287,46 @@ def test_a_client_is_answered_from_the_feature_store(
     assert httpx.get(f"{service}/predict/1", timeout=30).status_code == 404
 
 
+def test_answers_are_traced_to_the_lines_of_the_files(
+    installation, service: str, bucket: Path
+) -> None:
+    client = next(row["idx"] for row in read(bucket / "labels.csv"))
+    lines = {
+        (table, number)
+        for table in ("customer_profiles.csv", "customer_activity.csv", "labels.csv")
+        for number, line in enumerate((bucket / table).read_text().splitlines(), start=1)
+        if line.split(",")[0] == client
+    }
+    stored = httpx.get(f"{service}/predict/{client}", timeout=30).json()
+    given = {**stored["features"], "attr_a": stored["features"]["attr_a"] + 1}
+    asked = {"idx": int(client), "features": given}
+    sent = httpx.post(f"{service}/predict", json=asked, timeout=30).json()
+
+    def shipped(answer: dict) -> dict:
+        """What is traced of an answer, once it is in the database."""
+        command = installation.command("trace", answer["prediction_id"], "--json")
+        while True:
+            done = subprocess.run(
+                command, env=installation.variables, capture_output=True, text=True
+            )
+            if done.returncode == 0:
+                return json.loads(done.stdout)
+            assert "was given and" in done.stderr
+
+    for answer, differing in ((stored, []), (sent, ["attr_a"])):
+        found = shipped(answer)
+        sources = {source["name"]: source for source in found["stored"]["sources"]}
+        places = {(row["file"], row["line"]) for one in sources.values() for row in one["rows"]}
+        assert places == lines
+        assert [one["name"] for one in found["features"] if one["differs"]] == differing
+        latest = latest_activity(bucket).get(client)
+        activity = sources["customer_activity"]
+        counted = [row["values"]["valid_from"] for row in activity["rows"] if row["counted"]]
+        assert counted == ([latest["valid_from"]] if latest else [])
+    printed = installation.run("trace", sent["prediction_id"])
+    assert f"≠  {stored['features']['attr_a']}" in printed
+
+
 def test_models_are_listed_for_programs(installation) -> None:
     listed = json.loads(installation.run("models", "--json"))
 

@@ -205,19 +205,20 @@ class Origins:
     ) -> tuple[list[SourceRow], bool]:
         """The entity's rows in some loads or builds; whether any has a column for the entity."""
         having = self._having(schema, relations, [column, *([begin] if begin else [])])
-        there = [name for name in relations if column in having.get(name, ())]
+        ordered = sorted(relations, key=lambda name: relations[name]["period"])
+        there = [name for name in ordered if column in having.get(name, ())]
         selects = [
-            self._select(schema, name, column, begin if begin in having[name] else None, at)
-            for name in there
+            self._select(schema, name, place, column, begin if begin in having[name] else None, at)
+            for place, name in enumerate(there)
         ]
         if not selects:
             return [], False
         rows = self._rows(
-            SQL("SELECT * FROM ({}) AS found ORDER BY relation, line LIMIT {}").format(
+            SQL("SELECT * FROM ({}) AS found ORDER BY place, line LIMIT {}").format(
                 SQL(" UNION ALL ").join(selects), MOST_ROWS + 1
             )
         )
-        found = [self._source_row(schema, relations[row["relation"]], row, at) for row in rows]
+        found = [self._source_row(schema, relations[there[row["place"]]], row, at) for row in rows]
         began = [row["begins"] for row in rows if row["begun"] and row["begins"] is not None]
         if began:
             last = max(began)
@@ -228,16 +229,16 @@ class Origins:
         return found, True
 
     def _select(
-        self, schema: str, name: str, column: str, begin: str | None, at: Moment
+        self, schema: str, name: str, place: int, column: str, begin: str | None, at: Moment
     ) -> Composed:
-        """An entity's rows in one relation: `relation`, `line`, `row`, `begins`, `begun`."""
+        """An entity's rows in one relation: `place`, `line`, `row`, `begins`, `begun`."""
         dated = begin is not None and at is not None
         return SQL(
-            "SELECT {name} AS relation, {line} AS line, row_to_json(kept) AS row, "
+            "SELECT {place} AS place, {line} AS line, row_to_json(kept) AS row, "
             "{begins} AS begins, {begun} AS begun "
             "FROM {schema}.{relation} AS kept WHERE kept.{column} = {entity}"
         ).format(
-            name=SQL("{}::text").format(SQLLiteral(name)),
+            place=SQLLiteral(place),
             line=SQL("kept._line" if schema == "raw" else "NULL::integer"),
             begins=SQL("kept.{}").format(Identifier(begin or "")) if dated else SQL("NULL::date"),
             begun=SQL("kept.{} <= {}").format(Identifier(begin or ""), SQLLiteral(at))

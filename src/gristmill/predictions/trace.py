@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from gristmill.bucket.bucket import Bucket
     from gristmill.predictions.origins import TracedRow
+    from gristmill.predictions.spool import Waiting
     from gristmill.project.features import Features
     from gristmill.project.project import Project
     from gristmill.registry.store import Registry
@@ -123,10 +124,13 @@ def trace(
     """
     if project.features is None:
         raise BuildError("The project declares no [features], so no prediction can be traced.")
-    with warehouse.transaction() as transaction:
-        found = transaction.row(_queries.prediction, {"prediction_id": prediction_id})
+    found = _on_record(prediction_id, warehouse)
+    waiting = find_waiting(spool, prediction_id) if found is None else None
+    if found is None and waiting is None:
+        # It may have been shipped between the two looks.
+        found = _on_record(prediction_id, warehouse)
     if found is None:
-        raise _not_found(prediction_id, spool)
+        raise _not_found(prediction_id, spool, waiting)
     version = _version(registry, found["model_version"])
     with warehouse.transaction() as transaction:
         tracing = _Tracing(transaction, project, project.features, found, version)
@@ -151,8 +155,12 @@ def trace(
     )  # fmt: skip
 
 
-def _not_found(prediction_id: UUID, spool: Path) -> PredictionNotFound:
-    waiting = find_waiting(spool, prediction_id)
+def _on_record(prediction_id: UUID, warehouse: Warehouse) -> dict[str, Any] | None:
+    with warehouse.transaction() as transaction:
+        return transaction.row(_queries.prediction, {"prediction_id": prediction_id})
+
+
+def _not_found(prediction_id: UUID, spool: Path, waiting: Waiting | None) -> PredictionNotFound:
     if waiting is None:
         return PredictionNotFound(
             f"There is no prediction {prediction_id} on record, and none waits in {spool}. Look at "
@@ -165,8 +173,8 @@ def _not_found(prediction_id: UUID, spool: Path) -> PredictionNotFound:
         )
     return PredictionNotFound(
         f"The prediction {prediction_id} was given and waits in {waiting.path} to be brought into "
-        "the database: within a second where the API runs and reaches it, else once `gristmill "
-        "serve` is started again. Trace it then."
+        "the database: within a second where the API runs and reaches it, else by the next "
+        "command that does. Trace it then."
     )
 
 

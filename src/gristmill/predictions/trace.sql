@@ -34,7 +34,7 @@ SELECT loads.load, loads.table_name, loads.period, loads.file, loads.etag, loads
 FROM gristmill.loads
 LEFT JOIN gristmill.current_loads USING (table_name, period)
 WHERE loads.load = ANY (%(loads)s)
-ORDER BY loads.load;
+ORDER BY min(loads.load) OVER (PARTITION BY loads.table_name), loads.period, loads.load;
 
 -- name: having
 -- Which of these relations have which of these columns.
