@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -26,10 +26,11 @@ from gristmill.flow.champion import (
     predict as predict_entities,
 )
 from gristmill.flow.check import check as check_everything
-from gristmill.flow.context import Context, home_of, open_context
+from gristmill.flow.context import Context, Home, home_of, open_context
 from gristmill.flow.explore import explore as explore_data
 from gristmill.flow.init import draft_project
 from gristmill.flow.models import list_versions, version_details
+from gristmill.flow.outcomes import record_outcomes
 from gristmill.flow.show import (
     declared_table,
     example_line,
@@ -49,6 +50,7 @@ from gristmill.predictions.trace import parse_prediction_id
 from gristmill.predictions.trace import trace as trace_prediction
 from gristmill.project.read import DEFAULT_FILE, read_project
 from gristmill.registry.store import operating_user
+from gristmill.serving.keys import add_key, list_keys, revoke_key
 from gristmill.settings import (
     Settings,
     read_amazon_settings,
@@ -76,6 +78,9 @@ class Labels(StrEnum):
     random = "random"
 
 
+KeyAction = StrEnum("KeyAction", ["add", "list", "revoke"])
+
+
 @dataclass(kw_only=True)
 class _Options:
     """The options before the command."""
@@ -88,7 +93,9 @@ OPTIONS = _Options()
 EXAMPLES_PER_RULE = 5
 EXTRAS = {
     **dict.fromkeys(("mlflow", "onnx", "pandas", "scipy", "sklearn", "sqlalchemy"), "train"),
-    **dict.fromkeys(("msgspec", "onnxruntime", "starlette", "uvicorn"), "serve"),
+    **dict.fromkeys(
+        ("anyio", "msgspec", "onnxruntime", "prometheus_client", "starlette", "uvicorn"), "serve"
+    ),
 }
 """The extra that brings a package which the base install does without."""
 
@@ -429,7 +436,7 @@ def rollback(*, why: Annotated[str, typer.Option(help="The reason.")] = "by hand
 
 @app.command()
 def trace(
-    prediction: Annotated[str, typer.Argument(metavar="PREDICTION_ID")], *, as_json: Json = False
+    prediction: Annotated[str, typer.Argument(metavar="ID")], *, as_json: Json = False
 ) -> None:
     """Follow a prediction back to the files and lines that it came from."""
     prediction_id = parse_prediction_id(prediction)
@@ -483,6 +490,38 @@ def score(
     """Answer for everyone in the feature store, into the predictions table."""
     with terminal.reporting() as report:
         steps.score(_open(), report, again=again)
+
+
+@app.command()
+def outcomes(file: Annotated[Path, typer.Argument(metavar="FILE", help="A CSV file.")]) -> None:
+    """Record what turned out to be true: the entity's key, outcome, observed_at."""
+    found = record_outcomes(_open(), file)
+    terminal.print_line(
+        f"{found.added:,} outcomes are new, {found.corrected:,} correct what was there, "
+        f"{found.known:,} were known."
+    )
+
+
+@app.command()
+def keys(
+    action: Annotated[KeyAction, typer.Argument(metavar="ACTION", help="add, list or revoke.")],
+    name: Annotated[str | None, typer.Argument(help="Who uses the key.")] = None,
+) -> None:
+    """Make, list or revoke the API's keys; a key is shown once."""
+    path = Home(path=home_of(_folder().resolve(), read_settings(_folder()).home)).keys
+    if (action is KeyAction.list) == (name is not None):
+        raise typer.BadParameter("`add` and `revoke` take a name, `list` takes none.")
+    if name is None:
+        columns = ["name", "created_at", "revoked_at"]
+        terminal.print_table(
+            columns, terminal.as_rows([asdict(one) for one in list_keys(path)], columns)
+        )
+    elif action is KeyAction.add:
+        terminal.print_line(add_key(path, name))
+        terminal.print_error("Keep it: it is shown this once, and only its hash is kept.")
+    else:
+        revoke_key(path, name)
+        terminal.print_line(f"The key {name} opens nothing any more.")
 
 
 @app.command()

@@ -16,7 +16,7 @@ from gristmill.predictions.prediction import (
 )
 from gristmill.predictions.predictor import load_predictor
 from gristmill.predictions.ship import record
-from gristmill.registry.bundle import copy_bundle
+from gristmill.registry.bundle import copy_bundle, verify_bundle
 from gristmill.serving.server import Deployment, serve
 
 if TYPE_CHECKING:
@@ -42,15 +42,20 @@ def export_champion(context: Context, folder: Path) -> str:
 def serve_champion(context: Context, *, host: str, port: int, workers: int) -> None:
     """Answer over HTTP with the champion's bundle, until stopped.
 
-    Raises NoChampion, BundleError, PortTaken before anything is answered.
+    Raises NoChampion, BundleError, PortTaken before anything is answered, and ServingError where
+    others could reach it and there is no API key.
     """
+    champion = context.registry.require_champion()
+    verify_bundle(champion.bundle, digest=champion.bundle_digest)
     serve(
         Deployment(
-            bundle=context.registry.require_champion().bundle,
+            bundle=champion.bundle,
             spool=context.home.spool,
             database_url=context.warehouse.url,
             bundles=context.home.bundles,
             log=context.project.serving.log,
+            keys=context.home.keys,
+            counters=context.home.counters,
         ),
         host=host,
         port=port,

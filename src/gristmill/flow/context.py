@@ -63,6 +63,16 @@ class Home:
         return self.path / "mlflow"
 
     @property
+    def keys(self) -> Path:
+        """Who may ask the API."""
+        return self.path / "keys.json"
+
+    @property
+    def counters(self) -> Path:
+        """What the API's workers count, for `/metrics`."""
+        return self.path / "counters"
+
+    @property
     def spool(self) -> Path:
         """Predictions that are not in the warehouse yet."""
         return self.path / "spool"

@@ -18,6 +18,7 @@ from gristmill.errors import PortTaken, ServingError
 from gristmill.predictions.predictor import load_predictor
 from gristmill.predictions.spool import open_spool
 from gristmill.registry.bundle import read_bundle
+from gristmill.serving.keys import require_key
 from gristmill.serving.workers import Workers
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class Deployment:
     log: LogPolicy | None = None
     """Whether answers wait for their record; without it, what the bundle says."""
     keys: Path | None = None
-    """The file of the API keys; without it none is asked for."""
+    """The file of the API keys; without it only this machine is answered."""
     counters: Path | None = None
     """The folder where the workers count for `/metrics`; without it each counts for itself."""
 
@@ -56,8 +57,9 @@ def serve(deployment: Deployment, *, host: str, port: int, workers: int = 1) -> 
     """Serve until SIGINT or SIGTERM, then ship what waits.
 
     Raises PortTaken, BundleError, SpoolError, and ServingError where the extra `serve` is not
-    installed, before anything is answered.
+    installed or others could reach it without a key, before anything is answered.
     """
+    require_key(deployment.keys, host)
     answer = _answering(deployment)
     listening = listen(host, port)
     try:

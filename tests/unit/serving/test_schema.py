@@ -12,8 +12,8 @@ from gristmill.errors import ServingError
 from gristmill.project.features import Feature
 from gristmill.registry.bundle import Entity, read_bundle
 from gristmill.serving.api import create_app
-from gristmill.serving.problems import KINDS, Refused
 from gristmill.serving.openapi import openapi
+from gristmill.serving.problems import KINDS, Refused
 from gristmill.serving.schema import model_card
 
 
