@@ -105,6 +105,10 @@ def labels(type_in, bucket):
         (("trace", "1"), "'1' is not the id of a prediction"),
         (("trace", "01a206cc-36a7-70d5-8e59-ebb8c933f363"), "There is no prediction 01a206cc-"),
         (("predict", "one"), "idx must be a whole number"),
+        (("serve", "--host", "0.0.0.0"), "Make one with `gristmill keys add NAME`"),
+        (("outcomes", "nowhere.csv"), "nowhere.csv cannot be read"),
+        (("keys", "revoke", "nobody"), "There is no valid key 'nobody'"),
+        (("keys", "add", "no name"), "cannot be called 'no name'"),
         (("connect", "nobody"), "nobody"),
         (("psql", "nobody"), "nobody"),
         (("bundle", str(Path(__file__).parent)), str(Path(__file__).parent)),
@@ -137,6 +141,11 @@ def test_what_cannot_be_done_is_one_message_and_exit_1(type_in, arguments, messa
         ("trace",),
         ("predict",),
         ("bundle",),
+        ("outcomes",),
+        ("keys",),
+        ("keys", "add"),
+        ("keys", "list", "crm"),
+        ("keys", "show", "crm"),
         ("status", "everything"),
         ("sample", "somewhere", "--customers", "0"),
         ("sample", "somewhere", "--labels", "wishes"),
@@ -414,6 +423,28 @@ def test_predict_answers_and_puts_on_record(type_in, installation):
         ).fetchone()
     assert found == ("100000", first["probability"])
     assert first["prediction_id"] not in type_in("predict", "100000").out
+
+
+def test_outcomes_of_a_file_are_recorded_once(type_in, tmp_path):
+    file = tmp_path / "outcomes.csv"
+    file.write_text("idx,outcome,observed_at\n100000,1,2026-01-31\n100001,0,2026-01-31\n")
+    assert type_in("outcomes", str(file)).out.startswith("2 outcomes are new")
+    assert "2 were known" in type_in("outcomes", str(file)).out
+    file.write_text("idx,outcome,observed_at\n100000,2,2026-01-31\n")
+    refused = type_in("outcomes", str(file))
+    assert (refused.code, "line 2: outcome must be 0 or 1" in refused.err) == (1, True)
+
+
+def test_a_key_is_shown_once_and_listed_by_its_name(type_in, installation):
+    made = type_in("keys", "add", "crm")
+    assert (made.code, made.out.count("\n")) == (0, 1)
+    key = made.out.strip()
+    assert key.startswith("gristmill_")
+    listed = type_in("keys", "list")
+    assert "crm" in listed.out
+    assert key not in listed.out
+    assert type_in("keys", "revoke", "crm").code == 0
+    assert type_in("keys", "revoke", "crm").code == 1
 
 
 def test_a_bundle_is_written_once(type_in, tmp_path):
