@@ -1,6 +1,7 @@
 """The record of model versions, in a real Postgres, with the real MLflow beside it."""
 
 import hashlib
+import itertools
 import json
 import logging
 import os
@@ -28,6 +29,8 @@ from gristmill.training.evaluate import evaluate
 from gristmill.training.export import Parity
 from gristmill.training.fit import Calibration, CandidateResult, FittedModel
 from gristmill.training.gate import Verdict
+from gristmill.warehouse import embedded
+from gristmill.warehouse.credentials import read_passwords
 
 # MLflow calls what SQLAlchemy is going to drop, leaves sockets to the garbage collector, and more.
 pytestmark = [
@@ -55,6 +58,44 @@ PROMOTE = Verdict(decision="promote", reasons=("Better.",), no_signal=False, p_v
 REFUSE = Verdict(
     decision="refuse", reasons=("No better than chance.",), no_signal=True, p_value=0.6
 )
+
+
+TRACKED = "migrated_by_mlflow"
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="module")
+def tracked(warehouse_home):
+    """A database that MLflow has made its tables in too, which takes it seconds: made once."""
+    server = embedded.find(warehouse_home)
+    parameters = {
+        "host": "127.0.0.1",
+        "port": server.port,
+        "user": "postgres",
+        "password": read_passwords(warehouse_home / "credentials.json")["postgres"],
+        "dbname": "postgres",
+    }
+    with psycopg.connect(**parameters, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {TRACKED} TEMPLATE migrated OWNER admin")
+        url = tracking_url(embedded.start(warehouse_home, database=TRACKED, owner="admin").url)
+        code = (
+            "import sys; from mlflow import MlflowClient\n"
+            "url = sys.stdin.read(); MlflowClient(url, url).search_registered_models()"
+        )
+        # In a process of its own: connections that stayed open would keep it from being copied.
+        subprocess.run([sys.executable, "-c", code], input=url, text=True, check=True)
+        yield connection
+        connection.execute(f"DROP DATABASE {TRACKED} WITH (FORCE)")
+
+
+@pytest.fixture
+def warehouse(tracked, warehouse_home):
+    name = f"registry_{next(_numbers)}"
+    tracked.execute(f"CREATE DATABASE {name} TEMPLATE {TRACKED} OWNER admin")
+    try:
+        yield embedded.start(warehouse_home, database=name, owner="admin")
+    finally:
+        tracked.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture
@@ -206,6 +247,20 @@ def test_rolling_back_goes_further_back_each_time(registry, register):
     registry.promote("3", by="ana", why="mended")
     assert registry.rollback(by="ben", why="not mended").version == "1"
     assert [one.version for one in registry.promotions()] == ["1", "2", "3", "2", "1", "3", "1"]
+
+
+def test_in_use_are_the_champion_the_one_before_it_and_the_newest(registry, register):
+    assert registry.in_use() == []
+    for number in range(1, 6):
+        register()
+        if number < 5:
+            registry.promote(str(number), by="ana", why="better")
+    assert [one.version for one in registry.in_use()] == ["4", "3", "5"]
+
+    registry.rollback(by="ben", why="4 is wrong")
+    assert [one.version for one in registry.in_use()] == ["3", "2", "5"]
+    registry.promote("5", by="ana", why="better")
+    assert [one.version for one in registry.in_use()] == ["5", "3"]
 
 
 def test_what_is_not_there_is_said(registry, register):

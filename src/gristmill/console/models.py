@@ -7,6 +7,7 @@ from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from gristmill.console.terminal import shown
+from gristmill.registry.bundle import REPORT
 from gristmill.training.evaluate import Confusion, Evaluation
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ def version_lines(details: VersionDetails) -> Iterator[str]:
     named = ", ".join(f"{name} {number}" for name, number in libraries.items())
     yield from paragraph(named, "         ", first="with     ")
     yield f"bundle   {version.bundle}"
+    if (version.bundle / REPORT).exists():
+        yield f"report   {version.bundle / REPORT}"
     yield f"digest   {version.bundle_digest or 'not recorded'}"
     yield f"run      {version.run_id}"
     yield from (line for problem in details.problems for line in problem_lines(problem))

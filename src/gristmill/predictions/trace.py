@@ -332,6 +332,9 @@ def same_value(one: Any, other: Any) -> bool:
 
 
 def _moment(text: str) -> datetime | None:
+    """A text that is a date with a time; a date alone has but one way to be written."""
+    if len(text) <= len("2020-01-31"):
+        return None
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
