@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gristmill.errors import ServingError
+from gristmill.errors import BundleError, ServingError, WarehouseError
+from gristmill.predictions.predictor import load_predictor
 from gristmill.registry.bundle import read_bundle
 from gristmill.registry.store import Registry
 from gristmill.serving.api import create_app
@@ -17,13 +19,17 @@ from gristmill.warehouse.kept import KeptWarehouse
 if TYPE_CHECKING:
     from starlette.applications import Starlette
 
+    from gristmill.registry.bundle import Bundle
     from gristmill.serving.follow import Find
+
+logger = logging.getLogger(__name__)
 
 
 def build(deployment: Deployment) -> Starlette:
     """The application that one worker process serves."""
-    bundle = read_bundle(deployment.bundle)
     warehouse = KeptWarehouse(url=deployment.database_url) if deployment.database_url else None
+    find = _find(deployment, warehouse)
+    bundle = _current(find) or read_bundle(deployment.bundle)
     return create_app(
         bundle=bundle,
         spool=deployment.spool,
@@ -31,7 +37,7 @@ def build(deployment: Deployment) -> Starlette:
         keys=deployment.keys,
         counters=deployment.counters,
         best_effort=(deployment.log or bundle.manifest.log) == "best_effort",
-        find=_find(deployment, warehouse),
+        find=find,
     )
 
 
@@ -51,6 +57,20 @@ def application() -> Starlette:
             counters=home / "counters",
         )
     )
+
+
+def _current(find: Find) -> Bundle | None:
+    """The bundle that should answer by now, where it can be had: the server may run for long."""
+    try:
+        found = find()
+        if found is None:
+            return None
+        bundle = read_bundle(found.folder, digest=found.digest)
+        load_predictor(bundle)
+    except (WarehouseError, BundleError) as error:
+        logger.warning("The worker starts by the bundle that the server started with: %s", error)
+        return None
+    return bundle
 
 
 def _find(deployment: Deployment, warehouse: KeptWarehouse | None) -> Find:
