@@ -9,6 +9,7 @@ import argparse
 import os
 import time
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -197,10 +198,11 @@ def signal_project(seed: int, *, area: float, rows: int, worn: int) -> str:
     return trained.judged(record).decision
 
 
-def power(pool, repeats: int) -> list[dict]:
+def power(pool, repeats: int) -> Iterator[dict]:
     cells = [(area, rows, 0) for area in AREAS for rows in SIZES]
     cells += [(area, rows, 11) for area in (0.6, 0.65) for rows in (5000, 10_000)]
-    return [_power(pool, repeats, area=area, rows=rows, worn=worn) for area, rows, worn in cells]
+    for area, rows, worn in cells:
+        yield _power(pool, repeats, area=area, rows=rows, worn=worn)
 
 
 def _power(pool, repeats: int, *, area: float, rows: int, worn: int) -> dict:
@@ -252,13 +254,12 @@ def gate(pool, pairs: int, which: str) -> dict:
     }
 
 
-def measured(projects: int = PROJECTS, repeats: int = REPEATS, pairs: int = PAIRS) -> list[dict]:
+def measured(projects: int, repeats: int, pairs: int) -> Iterator[dict]:
     with ProcessPoolExecutor(os.cpu_count(), initializer=_one_thread) as pool:
-        return [
-            false_promotions(pool, projects),
-            *power(pool, repeats),
-            *(gate(pool, pairs, which) for which in GATES),
-        ]
+        yield false_promotions(pool, projects)
+        yield from power(pool, repeats)
+        for which in GATES:
+            yield gate(pool, pairs, which)
 
 
 def _one_thread() -> None:
@@ -271,7 +272,7 @@ def _one_thread() -> None:
 def run(_folder, _home, _rows, _rounds) -> dict:
     return {
         "what": "planted truth: how often each verdict is given",
-        "rows": measured(),
+        "rows": list(measured(PROJECTS, REPEATS, PAIRS)),
     }
 
 

@@ -166,7 +166,12 @@ def test_only_who_was_held_out_of_both_is_compared(judged):
     both = ours & (entity_fractions(ids, salt="shop") < 0.2)
     assert judged.evidence["signal"]["rows"] == ours.sum()
     assert judged.evidence["champion"]["pairs"] == both.sum() < 0.3 * ours.sum()
-    assert renamed.lineage["holdout"] == {"salt": "renamed", "share": 0.4}
+    assert renamed.lineage["holdout"] == {
+        "salt": "renamed",
+        "share": 0.4,
+        "entity": "id",
+        "label": "label",
+    }
 
     other = judged.train("known", label="other", holdout=0.4, name="renamed")
     assert other.verdict == "cannot tell"

@@ -10,7 +10,6 @@ import numpy as np
 from gristmill.errors import BundleError, PredictionError
 from gristmill.predictions.predictor import load_predictor
 from gristmill.predictions.replay import replay
-from gristmill.registry.bundle import read_bundle
 from gristmill.training.attempts import Asked, attempt, scores_of
 from gristmill.training.gate import Rival, judge
 from gristmill.training.improvement import Scored
@@ -53,9 +52,14 @@ class Candidate:
     evaluation: Evaluation
 
 
-def holdout_lineage(context: Context, model: Model) -> dict[str, object]:
-    """What decides who was held out of a version; later ones need it to compare fairly."""
-    return {"salt": context.project.name, "share": model.holdout}
+def holdout_lineage(context: Context, known: TrainingSet, model: Model) -> dict[str, object]:
+    """Who was held out of a version, and of what; later ones need it to compare fairly."""
+    return {
+        "salt": context.project.name,
+        "share": model.holdout,
+        "entity": known.entity,
+        "label": known.label,
+    }
 
 
 def judge_candidate(context: Context, candidate: Candidate) -> tuple[Verdict, int]:
@@ -125,13 +129,13 @@ def _replayed(context: Context, candidate: Candidate) -> tuple[Replay | None, st
 
 def _rival(context: Context, champion: ModelVersion, candidate: Candidate) -> Rival:
     """The champion's answers for the rows that were held out of both."""
-    try:
-        bundle: Bundle | None = read_bundle(champion.bundle)
-    except BundleError:
-        bundle = None
-    obstacle = _obstacle(champion, bundle.manifest if bundle else None, candidate)
+    obstacle = _obstacle(champion, candidate)
     if obstacle:
         return _incomparable(champion, obstacle)
+    try:
+        bundle: Bundle | None = champion.open_bundle()
+    except BundleError:
+        bundle = None
     entities = _held_out(candidate)
     shared = np.flatnonzero(_held_out_of(champion, entities))
     lost = _lost(bundle.manifest, candidate) if bundle else ()
@@ -157,16 +161,18 @@ def _rival(context: Context, champion: ModelVersion, candidate: Candidate) -> Ri
     )
 
 
-def _obstacle(champion: ModelVersion, manifest: Manifest | None, candidate: Candidate) -> str:
+def _obstacle(champion: ModelVersion, candidate: Candidate) -> str:
     """Why the champion cannot be compared with at all; empty where it can."""
     name = f"The champion, version {champion.version},"
-    known = candidate.known
-    if "holdout" not in champion.lineage:
+    holdout = champion.lineage.get("holdout")
+    if holdout is None:
         return f"{name} does not say who was held out of it."
-    if manifest and manifest.entity.name != known.entity:
-        return f"{name} predicts for {manifest.entity.name}, not for {known.entity}."
-    if manifest and manifest.label != known.label:
-        return f"{name} predicts {manifest.label}, not {known.label}."
+    for of_champion, of_candidate, verb in (
+        (holdout["entity"], candidate.known.entity, "is about"),
+        (holdout["label"], candidate.known.label, "predicts"),
+    ):
+        if of_champion != of_candidate:
+            return f"{name} {verb} {of_champion}, not {of_candidate}."
     return ""
 
 

@@ -153,7 +153,7 @@ def _lineage(context: Context, known: TrainingSet, model: Model, attempt: int) -
         "loads": loads,
         "model": _digest(model),
         "seed": model.seed,
-        "holdout": holdout_lineage(context, model),
+        "holdout": holdout_lineage(context, known, model),
         "attempt": attempt,
     }
 

@@ -174,20 +174,21 @@ def _against_chance(
     )
     if p_value <= allowed.chance:
         return _Finding(decision="promote", sentence=f"{found}: better than chance. {spent}")
+    least = smallest_auc(evaluation.positives, negatives, alpha=allowed.chance)
+    shown = f"With {evaluation.rows:,} rows an area below {least:.2f} cannot be told from chance"
     deviation = chance_deviation(evaluation.positives, negatives)
     highest = area.value + NormalDist().inv_cdf(RULED_OUT) * deviation
     if highest < WORTH_HAVING:
         decision: Decision = "refuse"
         sentence = (
-            f"{found}: no better than chance. {spent} A true area of {WORTH_HAVING:g} is ruled "
-            "out: these features say nothing worth having about this label."
+            f"{found}: no better than chance. {spent} {shown}, and a true one of "
+            f"{WORTH_HAVING:g} is ruled out: these features say nothing worth having about this "
+            "label."
         )
     else:
         decision = "cannot tell"
-        least = smallest_auc(evaluation.positives, negatives, alpha=allowed.chance)
         sentence = (
-            f"{found}: that cannot be told from chance. {spent} With {evaluation.rows:,} rows an "
-            f"area below {least:.2f} cannot. Bring more labels."
+            f"{found}: not shown to be better than chance. {spent} {shown}. Bring more labels."
         )
     if serve:
         served = 'The project serves such a model all the same (no_signal = "serve").'
