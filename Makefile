@@ -40,8 +40,9 @@ examples/clients/.env: | .venv/.installed
 test: install ## every test
 	$(RUN)pytest -n 2 --dist loadgroup
 
-soak: install ## the proofs at length: 5,000 kills, 10,000 swaps under readers; an hour or more
-	$(RUN)pytest -n 2 -rP --kills 5000 tests/acceptance/test_kill.py
+soak: install ## the proofs at length: 7,500 kills, 10,000 swaps under readers, ten minutes of load; two hours or more
+	$(RUN)pytest -n 2 -rP --kills 5000 tests/acceptance/test_kill.py tests/acceptance/test_no_loss.py
+	$(RUN)python -m benchmarks.soak
 	$(RUN)pytest -rP --swaps 2500 tests/integration/test_readers.py
 
 lint: install ## style, types, and who may import whom
