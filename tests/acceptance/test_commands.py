@@ -354,7 +354,8 @@ def test_models_and_their_promotion(type_in):
     assert type_in("promote", "1", "--force").out == "Version 1 is the champion.\n"
 
 
-def test_everything_of_one_version(type_in):
+@pytest.mark.filterwarnings("ignore")
+def test_everything_of_one_version(type_in, tracking):
     found = type_in("models", "1", "--json").json
     user = pwd.getpwuid(os.geteuid()).pw_name
     (tenure,) = found["tenures"]
@@ -364,6 +365,13 @@ def test_everything_of_one_version(type_in):
         "customer_profiles", "customer_activity", "labels",
     }  # fmt: skip
     assert found["lineage"]["libraries"]["scikit-learn"] == metadata.version("scikit-learn")
+    lineage = Path(tracking.download_artifacts(found["run_id"], "lineage.json")).read_text()
+    assert json.loads(lineage)["loads"] == found["loads"]
+    with psycopg.connect(type_in("connect").out.strip()) as connection:
+        etags = dict(connection.execute("SELECT load, etag FROM gristmill.loads").fetchall())
+    assert {load["load"]: load["etag"] for load in found["loads"]}.items() <= etags.items()
+    log = Path(tracking.download_artifacts(found["run_id"], "training.log")).read_text()
+    assert f"verdict: {found['verdict']}" in log
 
     said = type_in("models", "1")
     assert (said.code, said.err) == (0, "")

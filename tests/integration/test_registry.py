@@ -555,28 +555,52 @@ def test_numbers_go_on_where_mlflow_lost_its_own(registry, register, mlflow):
     assert mirrored.run_id == registry.version("3").run_id
 
 
-def test_reading_the_record_does_not_import_mlflow(register, warehouse, tmp_path):
-    register()
-    code = (
-        "import sys, pathlib\n"
-        "from gristmill.registry.store import Registry\n"
-        "from gristmill.warehouse.connection import Warehouse\n"
-        "folder = pathlib.Path('.')\n"
-        "registry = Registry(warehouse=Warehouse(url=sys.stdin.read()), name='clients', "
-        "bundles=folder, artifacts=folder)\n"
-        "registry.versions(), registry.champion(), registry.promotions()\n"
-        "heavy = {'mlflow', 'sklearn', 'pandas', 'onnx', 'scipy', 'sqlalchemy'}\n"
-        "print(sorted(heavy & set(sys.modules)))\n"
-    )
+READ = """
+import pathlib, sys
+from gristmill.registry.store import Registry
+from gristmill.warehouse.connection import Warehouse
+folder = pathlib.Path(".")
+registry = Registry(
+    warehouse=Warehouse(url=sys.stdin.read()), name="clients", bundles=folder, artifacts=folder
+)
+registry.versions(), registry.champion(), registry.promotions(), registry.problems()
+"""
+
+
+def in_another_process(code, warehouse, folder):
     done = subprocess.run(
         [sys.executable, "-c", code],
         input=warehouse.url,
         capture_output=True,
         text=True,
-        cwd=tmp_path,
+        cwd=folder,
         check=True,
     )
-    assert done.stdout.strip() == "[]"
+    return done.stdout, done.stderr
+
+
+def test_reading_the_record_does_not_import_mlflow(registry, register, warehouse, tmp_path):
+    register()
+    registry.promote("1", by="ana", why="better")
+    code = READ + (
+        "print(registry.mend_mirror())\n"
+        "heavy = {'mlflow', 'sklearn', 'pandas', 'onnx', 'scipy', 'sqlalchemy'}\n"
+        "print(sorted(heavy & set(sys.modules)))\n"
+    )
+    assert in_another_process(code, warehouse, tmp_path) == ("True\n[]\n", "")
+
+
+def test_without_mlflow_the_record_is_read_and_the_alias_left(
+    registry, register, mlflow, warehouse, tmp_path
+):
+    register()
+    registry.promote("1", by="ana", why="better")
+    mlflow.delete_registered_model_alias("clients", "champion")
+    refuse = "import sys\nsys.modules.update(dict.fromkeys(('mlflow', 'sqlalchemy')))\n"
+    code = refuse + READ + "print(registry.mend_mirror())\n"
+    printed, logged = in_another_process(code, warehouse, tmp_path)
+    assert printed == "False\n"
+    assert "install gristmill[train]" in logged
 
 
 def test_mlflow_is_quiet_and_its_pages_keep_the_password(registry, register, warehouse, capfd):

@@ -85,8 +85,8 @@ def mirror_problems(
                 version=version.version,
                 part="run",
                 message=f"MLflow's run {version.run_id} was deleted there: its parameters, "
-                "metrics and log are no longer shown. `gristmill mlflow` restores it, under "
-                "Deleted, until MLflow has purged it.",
+                "metrics and log are no longer shown. In the pages of `gristmill mlflow` it can be "
+                "restored, until MLflow has purged it.",
             )
     if champion and mirrored_champion(transaction, name) != champion.run_id:
         yield Problem(

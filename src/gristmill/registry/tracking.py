@@ -31,8 +31,14 @@ _LONGEST_TAG = 8000
 
 
 def tracking_url(database_url: str) -> str:
-    """Where MLflow keeps its records: the schema `mlflow` of the warehouse's own database."""
-    from sqlalchemy.engine import make_url
+    """Where MLflow keeps its records: the schema `mlflow` of the warehouse's own database.
+
+    Raises RegistryError where MLflow is not installed.
+    """
+    try:
+        from sqlalchemy.engine import make_url
+    except ImportError as error:
+        raise _not_installed() from error
 
     url = make_url(database_url).set(drivername="postgresql+psycopg")
     given = url.query.get("options", ())
@@ -200,13 +206,17 @@ def _translated() -> Iterator[None]:
         from mlflow.exceptions import MlflowException
         from sqlalchemy.exc import SQLAlchemyError
     except ImportError as error:
-        raise RegistryError(
-            "Runs are recorded in MLflow, which is not installed here: install gristmill[train]."
-        ) from error
+        raise _not_installed() from error
     try:
         yield
     except (MlflowException, SQLAlchemyError, OSError) as error:
         raise RegistryError(f"MLflow, the record of runs, failed: {_first_line(error)}") from error
+
+
+def _not_installed() -> RegistryError:
+    return RegistryError(
+        "Runs are recorded in MLflow, which is not installed here: install gristmill[train]."
+    )
 
 
 def _first_line(error: Exception) -> str:
