@@ -52,7 +52,7 @@ def spend(promised: float, *, renewal: int, attempt: int) -> float:
 
     The sum over all attempts and renewals is what was promised, so by Bonferroni's inequality it
     holds however the attempts depend on one another. An inverse square falls slowly: the hundredth
-    attempt still passes with scores 4.9 standard deviations from chance, the first with 2.7.
+    attempt still passes with scores 5.0 standard deviations from chance, the first with 2.7.
     """
     share = 6.0 / math.pi**2
     return promised * (share / renewal**2) * (share / attempt**2)

@@ -1,4 +1,5 @@
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from gristmill.training.evaluate import evaluate
 from gristmill.training.gate import Rival, judge
 from gristmill.training.improvement import Scored
 from gristmill.training.leak import Leak
-from gristmill.training.spending import CHAMPION_ALPHA, Allowance, spend
+from gristmill.training.spending import CHAMPION_ALPHA, CHANCE_ALPHA, Allowance, spend
 
 
 def holdout(rows=4000, *, shift, seed=0, share=0.3):
@@ -59,6 +60,13 @@ def test_noise_is_refused_with_its_numbers():
     assert "no better than chance" in found.reasons[-1]
     assert f"{found.p_value:.2g}" in found.reasons[-1]
     assert found.evidence["signal"]["p_value"] == found.p_value
+
+
+def test_the_refusal_in_the_documentation_is_a_real_one():
+    page = (Path(__file__).parents[3] / "docs" / "verdict.md").read_text(encoding="utf-8")
+    first = Allowance(chance=spend(CHANCE_ALPHA, renewal=1, attempt=1))
+    (reason,) = verdict(*holdout(shift=0.0), allowance=first).reasons
+    assert reason in page.replace("\n", " ")
 
 
 def test_too_few_rows_cannot_tell():

@@ -1,3 +1,6 @@
+from pathlib import Path
+from statistics import NormalDist
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -23,6 +26,19 @@ def test_all_attempts_for_ever_spend_no_more_than_was_promised():
 
     # 6/π² · (the first thousand of Σ 1/k²) is 0.99939, squared.
     assert spent == pytest.approx(0.01 * 0.99939**2, rel=1e-4)
+
+
+def test_what_the_documentation_says_of_single_attempts():
+    page = (Path(__file__).parents[3] / "docs" / "verdict.md").read_text(encoding="utf-8")
+    cells = {
+        line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]]
+        for line in page.splitlines()
+        if line.startswith(("| attempt ", "| allowed of", "| standard deviations"))
+    }
+    for attempt, allowed, deviations in zip(*cells.values(), strict=True):
+        spent = spend(0.01, renewal=1, attempt=int(attempt))
+        assert float(allowed) == pytest.approx(spent, rel=0.02)
+        assert float(deviations) == pytest.approx(-NormalDist().inv_cdf(spent), abs=0.06)
 
 
 def attempts(*answers, champion=None, generation=1, chance_spent=True):
