@@ -92,14 +92,19 @@ def _check_answers(server: Running, trained: Trained, rows: list[tuple[int, dict
 
 
 def _load(server: Running, bodies: Path, *, seconds: int, concurrency: int) -> dict:
+    before = server.processor_seconds()
     done = subprocess.run(
         ["taskset", "-c", str(LOAD_CORE), "wrk", "--threads", "1", "--timeout", "60s",
          "--connections", str(concurrency), "--duration", f"{seconds}s", "--script", str(SCRIPT),
          server.url, "--", str(bodies)],
         check=True, capture_output=True, text=True,
     )  # fmt: skip
+    used = server.processor_seconds() - before
     found = json.loads(done.stdout.splitlines()[-1])
-    return found | {"per_second": found["answers"] / found["seconds"]}
+    return found | {
+        "per_second": found["answers"] / found["seconds"],
+        "processor_us": used / max(found["answers"], 1) * 1e6,
+    }
 
 
 def _drain(server: Running) -> float:
@@ -150,6 +155,7 @@ def _rows(measured: dict[str, dict[int, list[dict]]]) -> list[dict]:
                 f"{concurrency} at a time": round(median(name, concurrency, "per_second"))
                 for concurrency in CONCURRENCIES
             },
+            "processor µs at 32": round(median(name, 32, "processor_us")),
             "p99 ms at 32": median(name, 32, "p99_ms"),
             "p99 ms at 256": median(name, 256, "p99_ms"),
             "× Flask at 32": median(name, 32, "per_second") / limit,

@@ -53,10 +53,23 @@ class Running:
     stack: Stack
     address: str
     log: Path
+    session: int
+    """The first of its processes, which the others belong to."""
 
     @property
     def url(self) -> str:
         return self.address + self.stack.path
+
+    def processor_seconds(self) -> float:
+        """What all its processes have used of the processor, so far."""
+        ticks = 0
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            with suppress(OSError):  # it ended just now
+                # proc(5): what follows the name in brackets begins with field 3, the state.
+                fields = stat.read_text().rpartition(")")[2].split()
+                if int(fields[3]) == self.session:
+                    ticks += int(fields[11]) + int(fields[12])
+        return ticks / os.sysconf("SC_CLK_TCK")
 
     def ask(self, body: bytes) -> dict:
         request = urllib.request.Request(self.url, body, {"Content-Type": "application/json"})
@@ -187,7 +200,9 @@ def started(stack: Stack, logs: Path) -> Iterator[Running]:
             start_new_session=True,
         )
     try:
-        running = Running(stack=stack, address=f"http://127.0.0.1:{port}", log=log)
+        running = Running(
+            stack=stack, address=f"http://127.0.0.1:{port}", log=log, session=process.pid
+        )
         _wait_until_listening(running, process)
         yield running
     finally:

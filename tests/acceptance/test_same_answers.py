@@ -250,7 +250,8 @@ def test_every_way_answers_alike(installation, rows):
     predicted = by_predict(installation, list(rows))
     said = installation.run("score")
 
-    assert f"{ENTITIES:,} entities" in said
+    assert f"score: version 1, {ENTITIES:,} entities" in said
+    assert installation.run("score").startswith(f"score: unchanged, version 1, {ENTITIES:,}")
     assert len(single) == ENTITIES
     assert len({probability for probability, _ in single.values()}) > 1_000
     assert {label for _, label in single.values()} == {0, 1}
