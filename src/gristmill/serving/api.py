@@ -21,12 +21,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import anyio.to_thread
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from gristmill.errors import (
     BuildError,
+    GristmillError,
     InvalidFeatures,
     PredictionError,
     SpoolError,
@@ -70,8 +72,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import msgspec
-    from starlette.requests import Request
-    from starlette.types import ASGIApp
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
     from gristmill.registry.bundle import Bundle
     from gristmill.serving.bodies import Asked
@@ -276,13 +277,12 @@ async def _on_record(
     request: Request, service: Service, body: bytes, make: Callable[[], Awaitable[Made]]
 ) -> Response:
     """The response with what is made, once that is durable; with a key, what was made first."""
-    key = request.headers.get("idempotency-key")
+    key = idempotency_key(request)
     if key is None:
         made = await make()
         await _append(service, made.predictions)
         return _json(made.answer)
-    key, digest = idempotency_key(request, key), request_digest(request, body)
-    async with service.log.once(key, digest) as once:
+    async with service.log.once(key, request_digest(request, body)) as once:
         if once.answer is None:
             made = await make()
             await once.append(made.predictions, made.answer)
@@ -388,8 +388,22 @@ def _document(content: msgspec.Struct) -> Response:
     return _json(encode(content))
 
 
-def _json(content: bytes) -> Response:
-    return Response(content, media_type="application/json", headers={"cache-control": "no-store"})
+def _json(content: bytes) -> Answered:
+    return Answered(content)
+
+
+class Answered(Response):
+    """A response of JSON that nobody keeps: as Starlette makes one, with less ado."""
+
+    def __init__(self, content: bytes) -> None:
+        self.status_code = 200
+        self.body = content
+        self.background = None
+        self.raw_headers = [
+            (b"content-length", str(len(content)).encode()),
+            (b"content-type", b"application/json"),
+            (b"cache-control", b"no-store"),
+        ]
 
 
 async def _refused(request: Request, error: Exception) -> Response:
@@ -405,6 +419,40 @@ async def _gone(_: Request, __: Exception) -> Response:
 
 
 # Wiring
+
+
+class Shortcut:
+    """The way to endpoints whose address is fixed: a look-up, where the router tries each in turn.
+
+    All else goes on to the router, and so does what is wrong with an address or a method.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._endpoints = {
+            (method, route.path): route.endpoint
+            for route in ROUTES
+            for method in route.methods or ()
+            if "{" not in route.path
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        endpoint = None
+        if scope["type"] == "http":
+            endpoint = self._endpoints.get((scope["method"], scope["path"]))
+        if endpoint is None:
+            await self._app(scope, receive, send)
+            return
+        scope["endpoint"] = endpoint
+        request = Request(scope, receive, send)
+        try:
+            response: Response = await endpoint(request)
+        except (Refused, GristmillError) as error:
+            response = await _refused(request, error)
+        except ClientDisconnect as error:
+            response = await _gone(request, error)
+        await response(scope, receive, send)
 
 
 class Application(Starlette):
@@ -454,6 +502,7 @@ def create_app(
     ]
     app = Application(
         routes=ROUTES,
+        middleware=[Middleware(Shortcut)],
         exception_handlers={**dict.fromkeys(kinds, _refused), ClientDisconnect: _gone},
         lifespan=_lifespan,
     )

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
+from starlette.requests import ClientDisconnect
 
 from gristmill.errors import InvalidFeatures, InvalidOutcome
 from gristmill.predictions.outcomes import COLUMNS, Outcome, contradiction, outcome_of
@@ -19,7 +20,7 @@ from gristmill.predictions.prediction import entity_key
 from gristmill.serving.problems import Refused
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from datetime import datetime
 
     from starlette.requests import Request
@@ -51,33 +52,57 @@ class Asked(NamedTuple):
 
 async def read_body(request: Request, limit: int = LARGEST_BODY) -> bytes:
     """The body of a request that says it is JSON, within limits of size and time."""
-    headers = request.headers
-    media_type, _, parameters = headers.get("content-type", "").partition(";")
-    if media_type.strip().lower() != "application/json":
-        raise Refused("unsupported-media-type", "Send Content-Type: application/json.")
-    charset = parameters.strip().lower().replace('"', "")
-    if charset not in {"", "charset=utf-8"} or "content-encoding" in headers:
-        raise Refused("unsupported-media-type", "Send plain JSON in UTF-8.")
-    if int(headers.get("content-length", 0)) > limit:
-        raise _too_large(limit)
+    _check_headers(request.scope["headers"], limit)
     try:
         async with asyncio.timeout(BODY_TIMEOUT):
-            body = bytearray()
-            async for chunk in request.stream():
-                body += chunk
+            message = await request.receive()
+            body: bytes = message.get("body", b"")
+            while message["type"] == "http.request" and message.get("more_body"):
                 if len(body) > limit:
                     raise _too_large(limit)
+                message = await request.receive()
+                body += message.get("body", b"")
     except TimeoutError:
         raise Refused(
             "timeout",
             f"It took longer than {BODY_TIMEOUT:g} seconds.",
             headers={"connection": "close"},
         ) from None
-    return bytes(body)
+    if message["type"] == "http.disconnect":
+        raise ClientDisconnect
+    if len(body) > limit:
+        raise _too_large(limit)
+    return body
 
 
-def idempotency_key(request: Request, given: str) -> str:
+def _check_headers(headers: Iterable[tuple[bytes, bytes]], limit: int) -> None:
+    """Refuse what is not declared as plain JSON, or is too large by its own words."""
+    kind = b""
+    for name, value in headers:
+        if name == b"content-type":
+            kind = value
+        elif name == b"content-length" and int(value) > limit:
+            raise _too_large(limit)
+        elif name == b"content-encoding":
+            raise Refused("unsupported-media-type", "Send plain JSON in UTF-8.")
+    if kind == b"application/json":
+        return
+    media_type, _, parameters = kind.partition(b";")
+    if media_type.strip().lower() != b"application/json":
+        raise Refused("unsupported-media-type", "Send Content-Type: application/json.")
+    if parameters.strip().lower().replace(b'"', b"") not in {b"", b"charset=utf-8"}:
+        raise Refused("unsupported-media-type", "Send plain JSON in UTF-8.")
+
+
+def idempotency_key(request: Request) -> str | None:
     """What singles out a request that may come again: its key, among those of who asks."""
+    for name, value in request.scope["headers"]:
+        if name == b"idempotency-key":
+            return _scoped(request, value.decode("latin-1"))
+    return None
+
+
+def _scoped(request: Request, given: str) -> str:
     if not _SANE_KEY.fullmatch(given):
         raise Refused(
             "invalid-request",
