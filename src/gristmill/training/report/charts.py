@@ -40,7 +40,7 @@ class Axis:
 def share_axis(title: str, high: float = 1.0) -> Axis:
     """From nothing to a share; to all of it, if no other is given."""
     end = min(1.0, high) if high > 0 else 1.0
-    places = numbers.ticks(0.0, end, most=5)
+    places = numbers.ticks(0.0, end, most=6)
     return Axis(
         title=title, low=0.0, high=end, ticks=tuple((one, f"{100 * one:.4g}%") for one in places)
     )
@@ -231,20 +231,16 @@ def spark(heights: Sequence[float], description: str) -> Html:
     """A shape at a glance: bars without an axis."""
     highest = max(heights, default=0.0) or 1.0
     wide = 120 / max(1, len(heights))
+    # One path: a page may hold hundreds of these.
+    path = "".join(
+        f"M{index * wide:.1f} 28v-{max(1.0, 28 * one / highest):.1f}h{max(0.5, wide - 1):.1f}V28z"
+        for index, one in enumerate(heights)
+        if one
+    )
     return element(
         "svg",
         element("title", description),
-        [
-            element(
-                "rect",
-                x=index * wide,
-                y=28 - max(1.0 if one else 0.0, 28 * one / highest),
-                width=max(0.5, wide - 1),
-                height=max(1.0 if one else 0.0, 28 * one / highest),
-                class_="bar main",
-            )
-            for index, one in enumerate(heights)
-        ],
+        element("path", d=path, class_="bar main"),
         viewBox="0 0 120 28",
         preserveAspectRatio="none",
         role="img",

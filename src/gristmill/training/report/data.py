@@ -24,7 +24,7 @@ from gristmill.training.report.page import (
     table,
     tiles,
 )
-from gristmill.training.report.profile import distribution_card
+from gristmill.training.report.profile import MOST_CARDS, distribution_card
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -40,6 +40,8 @@ KEY_LIKE = 0.5
 LEVEL = 0.05
 TELLING_ROWS = 50
 """Rows of a group that all have the same label, from which on that is worth a look."""
+MOST_COLUMNS = 200
+"""Columns of a table that are shown: with more, a page would be too large to send."""
 ODD_PERIOD = 0.5
 """A period with fewer rows than this share of the median one is worth a look."""
 
@@ -335,6 +337,7 @@ def _of_features(store: StoreFound) -> list[Distribution]:
 def _store(store: StoreFound, distributions: Sequence[Distribution]) -> Html:
     base = store.ones / store.labelled if store.labelled else None
     profile = store.profile
+    more = len(distributions) - MOST_CARDS
     text = f"The feature store as of {numbers.when(store.as_of)}: {profile.rows:,} entities"
     if profile.is_sampled:
         text += f", of which {profile.sample.num_rows:,} are drawn here"
@@ -343,7 +346,8 @@ def _store(store: StoreFound, distributions: Sequence[Distribution]) -> Html:
         legend(("", "entities"), ("line-series", "share of label 1"), ("dashed", "over all"))
         if base is not None
         else None,
-        cards([distribution_card(one, base=base) for one in distributions]),
+        cards([distribution_card(one, base=base) for one in distributions[:MOST_CARDS]]),
+        lead(f"{more:,} more features are left out here.") if more > 0 else None,
     )
 
 
@@ -388,7 +392,7 @@ def _table(one: TableFound) -> Html:
 
 def _columns(profile: Profile) -> Html:
     rows: list[list[Child]] = []
-    for column in profile.columns:
+    for column in profile.columns[:MOST_COLUMNS]:
         values = profile.sample.column(column.feature.name)
         one = distribution(values, column.feature, fewest=1)
         nulls = column.nulls / profile.rows if profile.rows else 0.0
@@ -409,7 +413,11 @@ def _columns(profile: Profile) -> Html:
         Column(title="different", kind="number"),
         Column(title="null", kind="number"),
     ]
-    return table(columns, rows)
+    more = len(profile.columns) - MOST_COLUMNS
+    return join(
+        table(columns, rows),
+        lead(f"{more:,} more columns are left out here.") if more > 0 else None,
+    )
 
 
 def _shape(one: Distribution) -> Html:

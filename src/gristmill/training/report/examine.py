@@ -10,7 +10,7 @@ import numpy as np
 from gristmill.training.report import curves
 from gristmill.training.report.distribution import Distribution, distribution
 from gristmill.training.report.importance import Importances, importances
-from gristmill.training.report.slices import Slice, slices
+from gristmill.training.report.slices import Slice, slices, whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,6 +57,8 @@ class Examined:
     intervals: Mapping[str, tuple[float, float]]
     """Bootstrap intervals of metrics whose evaluation has none."""
     importances: Importances
+    whole: Slice
+    """All rows of the holdout as one group."""
     slices: tuple[Slice, ...]
     distributions: tuple[Distribution, ...]
     """Of every feature over the training part, the holdout beside it."""
@@ -106,6 +108,7 @@ def examine(
             "f1": curves.f1_interval(evaluation.to_dict()["confusion"], seed=fitted.seed),
         },
         importances=importances(model, names, holdout.table, holdout.labels, seed=fitted.seed),
+        whole=whole(holdout.labels, scores),
         slices=tuple(slices(known.features, training.table, holdout.table, holdout.labels, scores)),
         distributions=tuple(
             distribution(

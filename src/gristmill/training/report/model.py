@@ -30,11 +30,21 @@ from gristmill.training.report.page import (
 from gristmill.training.report.profile import feature_cards
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
 
     from gristmill.training.report.examine import Examined
     from gristmill.training.report.html import Child
     from gristmill.training.report.slices import Slice
+
+MOST_GROUPS = 400
+"""Groups that are listed: with more, a page would be too large to send."""
+MOST_NAMED = 8
+"""Groups that are named above the table."""
+FIRST_FEATURES = 15
+"""Features whose importance is seen at once."""
+MOST_FEATURES = 100
+"""Features whose importance is listed."""
 
 _METRICS: dict[str, tuple[str, str]] = {
     "roc_auc": (
@@ -254,7 +264,7 @@ def _estimate(
 
 
 def _importance(found: Examined) -> Html:
-    losses = found.importances.features
+    losses = found.importances.features[:MOST_FEATURES]
     if not losses:
         return lead("It has no feature.")
     low = min(0.0, *(one.loss.low for one in losses))
@@ -275,7 +285,11 @@ def _importance(found: Examined) -> Html:
         Column(title="95% interval", kind="number"),
     ]
     useless = [one.feature for one in losses if one.loss.low <= 0]
-    told = f"Nothing is lost, as far as can be told, without {_and(useless)}." if useless else ""
+    told = (
+        f"Without {_and(useless)}, each alone, nothing is lost as far as can be told."
+        if useless
+        else ""
+    )
     return join(
         lead(
             "How much area under the ROC curve is lost on the holdout where one feature's values "
@@ -283,10 +297,14 @@ def _importance(found: Examined) -> Html:
             "features that tell the same share the loss. ",
             told,
         ),
-        table(columns, rows),
+        table(columns, rows[:FIRST_FEATURES]),
+        fold(f"{len(rows) - FIRST_FEATURES} more", table(columns, rows[FIRST_FEATURES:]))
+        if len(rows) > FIRST_FEATURES
+        else None,
         element(
             "p",
-            f"{numbers.count(found.importances.rows)} rows, five shuffles each, seed {found.seed}.",
+            f"{numbers.count(found.importances.rows)} rows, five shuffles each, seed {found.seed}; "
+            f"{len(losses)} of {len(found.importances.features)} features.",
             class_="soft",
         ),
     )
@@ -295,17 +313,25 @@ def _importance(found: Examined) -> Html:
 def _slices(found: Examined) -> Html:
     worse = [one for one in found.slices if one.worse_order]
     wrong = [one for one in found.slices if one.wrong_probability]
-    sentences: list[Child] = []
-    sentences += [_worse_sentence(one) for one in worse]
-    sentences += [_wrong_sentence(one) for one in wrong]
-    if not sentences:
-        sentences = [
-            [
-                element("span", "None found. ", class_="good"),
-                f"Of {len(found.slices)} groups none is ordered worse than its probabilities "
-                "promise, and none has probabilities that are off, beyond what chance does.",
-            ]
-        ]
+    listed = _least_sound(found.slices)
+    whole: list[Child] = []
+    if found.whole.worse_order:
+        whole.append(_worse_sentence(found.whole, "all rows"))
+    if found.whole.wrong_probability:
+        whole.append(_wrong_sentence(found.whole, "all rows"))
+    groups: list[Child] = [
+        *(_worse_sentence(one, _slice_name(one)) for one in sorted(worse, key=_against)),
+        *(_wrong_sentence(one, _slice_name(one)) for one in sorted(wrong, key=_against)),
+    ]
+    if not groups:
+        text = (
+            f"Of {len(found.slices)} groups none is ordered worse than its probabilities promise, "
+            "and none has probabilities that are off, beyond what chance does."
+        )
+        groups = [[element("span", "No group found. ", class_="good"), text]]
+    if len(groups) > MOST_NAMED:
+        more = f"And {len(groups) - MOST_NAMED} more: they are marked in the table."
+        groups = [*groups[:MOST_NAMED], more]
     return join(
         lead(
             "Every feature's groups, on the holdout, against what the model's own probabilities "
@@ -313,29 +339,30 @@ def _slices(found: Examined) -> Html:
             "by a test at 5% over all of them together (Holm). The intervals in the table are each "
             "group's own."
         ),
-        notes(sentences),
+        notes([*whole, *groups]),
         fold(
-            f"All {len(found.slices)} groups; the dashed line is the AUC that is promised",
-            _slice_table(found),
+            f"{'All' if len(listed) == len(found.slices) else 'The least sound of'} "
+            f"{len(found.slices)} groups; the dashed line is the AUC that is promised",
+            _slice_table(listed),
         ),
     )
 
 
-def _worse_sentence(one: Slice) -> Child:
+def _worse_sentence(one: Slice, name: Child) -> Child:
     assert one.roc_auc is not None
     return [
         element("span", "Ordered worse: ", class_="bad"),
-        _slice_name(one),
+        name,
         f": AUC {one.roc_auc.value:.3f} ({numbers.interval(one.roc_auc.low, one.roc_auc.high)}) "
         f"where its probabilities promise {one.promised or 0:.3f}, {numbers.count(one.rows)} rows.",
     ]
 
 
-def _wrong_sentence(one: Slice) -> Child:
+def _wrong_sentence(one: Slice, name: Child) -> Child:
     too = "low" if one.observed.value > one.predicted else "high"
     return [
         element("span", f"Probabilities too {too}: ", class_="bad"),
-        _slice_name(one),
+        name,
         f": {numbers.share(one.predicted)} were said, {numbers.share(one.observed.value)} have "
         f"label 1 ({numbers.interval(one.observed.low, one.observed.high, of_shares=True)}), "
         f"{numbers.count(one.rows)} rows.",
@@ -350,11 +377,24 @@ def _name(one: Slice) -> Html:
     return datum(one.name) if one.of_data else join(one.name)
 
 
-def _slice_table(found: Examined) -> Html:
-    areas = [one.roc_auc for one in found.slices if one.roc_auc]
+def _least_sound(found: Sequence[Slice]) -> Sequence[Slice]:
+    """As many groups as are shown, in their own order: those that speak most against the model."""
+    if len(found) <= MOST_GROUPS:
+        return found
+    chosen = {id(one) for one in sorted(found, key=_against)[:MOST_GROUPS]}
+    return [one for one in found if id(one) in chosen]
+
+
+def _against(one: Slice) -> float:
+    """The less, the more it speaks against the model."""
+    return min(p for p in (one.p_order, one.p_probability, 1.0) if p is not None)
+
+
+def _slice_table(listed: Sequence[Slice]) -> Html:
+    areas = [one.roc_auc for one in listed if one.roc_auc]
     low = min([0.5, *(area.low for area in areas)])
     rows: list[list[Child]] = []
-    for one in found.slices:
+    for one in listed:
         area = one.roc_auc
         rows.append(
             [
@@ -381,7 +421,7 @@ def _slice_table(found: Examined) -> Html:
         Column(title="said", kind="number"),
         Column(title="label 1", kind="number"),
     ]
-    marked = [one.worse_order or one.wrong_probability for one in found.slices]
+    marked = [one.worse_order or one.wrong_probability for one in listed]
     return table(columns, rows, marked=marked)
 
 

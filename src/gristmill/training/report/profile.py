@@ -10,15 +10,23 @@ from gristmill.training.report.distribution import NOTABLE_SHIFT
 from gristmill.training.report.html import Html, datum, element, join
 from gristmill.training.report.page import Column, card, cards, fold, lead, legend, table
 
+MOST_CARDS = 60
+"""Columns that have a card of their own: with more, a page would be too large to send."""
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from gristmill.training.report.distribution import Distribution, Group
     from gristmill.training.report.examine import Examined
     from gristmill.training.report.html import Child
 
 
 def feature_cards(found: Examined) -> Html:
-    """Every feature of the training part, with the holdout beside it."""
+    """The features of the training part, the most important first, the holdout beside each."""
     base = found.training_positives / found.training_rows
+    place = {one.feature: rank for rank, one in enumerate(found.importances.features)}
+    ordered = sorted(found.distributions, key=lambda one: place[one.feature.name])
+    first, rest = ordered[:MOST_CARDS], ordered[MOST_CARDS:]
     shifted = [one for one in found.distributions if (one.shift or 0) > NOTABLE_SHIFT]
     greatest = max((one.shift or 0.0 for one in found.distributions), default=0.0)
     told = (
@@ -36,8 +44,16 @@ def feature_cards(found: Examined) -> Html:
             ("line-series", "share of label 1"),
             ("dashed", "over all rows"),
         ),
-        cards([distribution_card(one, base=base) for one in found.distributions]),
+        cards([distribution_card(one, base=base) for one in first]),
+        fold(f"{len(rest)} more features", element("p", *_named(rest))) if rest else None,
     )
+
+
+def _named(rest: Sequence[Distribution]) -> list[Child]:
+    parts: list[Child] = []
+    for one in rest:
+        parts += [", " if parts else None, datum(one.feature.name)]
+    return parts
 
 
 def distribution_card(one: Distribution, *, base: float | None) -> Html:

@@ -87,6 +87,16 @@ def slices(
     return _tested(found)
 
 
+def whole(labels: NDArray[np.int64], scores: NDArray[np.float64]) -> Slice:
+    """All of the holdout's rows as one group, tested by itself."""
+    one = _slice(labels, scores, np.ones(len(labels), dtype=bool))
+    return replace(
+        one,
+        worse_order=one.p_order is not None and one.p_order <= LEVEL,
+        wrong_probability=one.p_probability is not None and one.p_probability <= LEVEL,
+    )
+
+
 def _slice(
     labels: NDArray[np.int64], scores: NDArray[np.float64], inside: NDArray[np.bool_]
 ) -> Slice:
