@@ -183,8 +183,10 @@ def test_it_is_printed_as_people_read_it_and_as_json(shop, capsys):
     assert "age      41     ≠  40      40" in printed
     assert "      line 4: name=Bob, age=40" in printed
     assert "      line 4 (valid then): valid_from=2020-06-01, valid_to=2027-01-01," in printed
+    assert "    not valid then: lines 2, 5 of activity.csv (load 2)" in printed
     assert "      orders/2025-12.csv (load 5)" in printed
-    assert "  from the same rows as above" in printed
+    assert "  clients, activity, labels, spending, orders: the same rows as above" in printed
+    assert "  trained on build 3, made of 5 files: 5 unchanged" in printed
 
     terminal.print_json(found)
     told = json.loads(capsys.readouterr().out)
@@ -357,7 +359,7 @@ def test_a_training_row_holds_what_was_valid_when_its_label_was_known(shop):
         ("activity.csv", 2, True), ("activity.csv", 4, False), ("activity.csv", 5, False),
     ]  # fmt: skip
     assert rows(by_name(found.stored)["activity"])[1] == ("activity.csv", 4, True)
-    assert "  from the same rows as above" not in list(trace_lines(found))
+    assert "  clients, labels, spending, orders: the same rows as above" in list(trace_lines(found))
 
 
 def test_a_scoring_names_the_feature_store_that_it_read(shop):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +14,10 @@ if TYPE_CHECKING:
 
     from gristmill.predictions.origins import Source, SourceRow, TracedRow
     from gristmill.predictions.trace import Trace, TracedVersion
+    from gristmill.predictions.traced_files import TracedLoad
 
 MOST_ROWS = 12
 """Rows of one table that are printed; --json gives more."""
-MOST_LOADS = 12
-"""Files of a training set that are printed."""
 LONGEST = 24
 """Characters of a value in the table of features."""
 
@@ -34,10 +34,11 @@ def trace_lines(trace: Trace) -> Iterator[str]:
     if trace.stored:
         yield ""
         yield _heading("stored", trace.stored)
-        yield from _sources(trace.stored.sources, "  ")
+        yield from _sources(trace.stored.sources, "  ", told=())
     if trace.trained and trace.version:
         yield ""
         yield from _trained(trace, trace.trained, trace.version)
+    yield from _files(trace)
     if trace.version:
         yield ""
         yield from _version(trace, trace.version)
@@ -77,24 +78,21 @@ def _trained(trace: Trace, row: TracedRow, version: TracedVersion) -> Iterator[s
     if row.values is not None and version.part:
         side = "trained on" if version.part == "training" else "held out: it trained no model"
         yield f"  {trace.entity_name} {trace.entity} was {side}"
-    if trace.stored and _same_rows(trace.stored.sources, row.sources):
-        yield "  from the same rows as above"
-    else:
-        yield from _sources(row.sources, "  ")
+    told = trace.stored.every_source() if trace.stored else []
+    yield from _sources(row.sources, "  ", told=told)
+    same = [source.name for source in row.every_source() if source in told]
+    if same:
+        yield from paragraph(f"{', '.join(same)}: the same rows as above", "    ", first="  ")
 
 
-def _same_rows(one: Sequence[Source], other: Sequence[Source]) -> bool:
-    return [(source.name, source.rows, source.loads) for source in one] == [
-        (source.name, source.rows, source.loads) for source in other
-    ]
-
-
-def _sources(sources: Sequence[Source], indent: str) -> Iterator[str]:
+def _sources(sources: Sequence[Source], indent: str, *, told: Sequence[Source]) -> Iterator[str]:
+    """The sources with their rows, but for those that were told before."""
     for source in sources:
-        yield from _source(source, indent)
+        if source not in told:
+            yield from _source(source, indent, told)
 
 
-def _source(source: Source, indent: str) -> Iterator[str]:
+def _source(source: Source, indent: str, told: Sequence[Source]) -> Iterator[str]:
     deeper = f"{indent}  "
     built = "" if source.kind == "table" else f" (derived, {_numbers('build', source.builds)})"
     yield f"{indent}{source.name}{built}"
@@ -105,24 +103,30 @@ def _source(source: Source, indent: str) -> Iterator[str]:
         yield f"{deeper}no row with this {source.column}"
     else:
         yield from _rows(source, deeper)
-    if source.sources:
+    if any(one not in told for one in source.sources):
         yield f"{indent}which was made of"
-        yield from _sources(source.sources, deeper)
+        yield from _sources(source.sources, deeper, told=told)
 
 
 def _rows(source: Source, indent: str) -> Iterator[str]:
-    """The rows under the files that hold them; those that counted are never left out."""
+    """The rows under the files that hold them; of a history whole only the one that counted."""
     history = any(row.counted is False for row in source.rows)
-    chosen = [row for row in source.rows if row.counted and history] or source.rows[:MOST_ROWS]
-    others = [row for row in source.rows if row not in chosen]
-    room = max(MOST_ROWS - len(chosen), 0)
-    kept = sorted([*chosen, *others[:room]], key=source.rows.index)
-    for (file, load), rows in groupby(kept, key=lambda row: (row.file, row.load)):
+    whole = [row for row in source.rows if row.counted or not history][:MOST_ROWS]
+    for (file, load), grouped in groupby(whole, key=lambda row: (row.file, row.load)):
         if file is not None:
             yield f"{indent}{file} (load {load})"
-        for row in rows:
+        for row in grouped:
             yield from _row(row, source, indent + ("  " if file is not None else ""), history)
-    left = len(source.rows) - len(kept)
+    others = [row for row in source.rows if row.counted is False]
+    for (file, load), grouped in groupby(others, key=lambda row: (row.file, row.load)):
+        rows = list(grouped)
+        said = f"{len(rows)} other row{'s' * (len(rows) > 1)}"
+        if file is not None:
+            lines = ", ".join(str(row.line) for row in rows[:MOST_ROWS])
+            more = ", …" * (len(rows) > MOST_ROWS)
+            said = f"line{'s' * (len(rows) > 1)} {lines}{more} of {file} (load {load})"
+        yield from paragraph(f"not valid then: {said}", f"{indent}  ", first=indent)
+    left = len(source.rows) - len(whole) - len(others)
     if left or source.more:
         yield f"{indent}… and {left}{' or more' if source.more else ''} others (see --json)"
 
@@ -137,17 +141,32 @@ def _row(row: SourceRow, source: Source, indent: str, history: bool) -> Iterator
     yield from paragraph(said, f"{indent}  ", first=indent)
 
 
+def _files(trace: Trace) -> Iterator[str]:
+    """The files that the rows told above lie in."""
+    holding = {row.load for place in (trace.stored, trace.trained) if place
+               for source in place.every_source() for row in source.rows}  # fmt: skip
+    loads = [load for load in trace.loads if load.load in holding]
+    if loads:
+        yield ""
+        yield "files of these rows"
+    for load in loads:
+        yield f"  {load.file} (load {load.load}): {_now(load)}"
+        yield f"    etag {load.etag}"
+
+
+def _now(load: TracedLoad) -> str:
+    return "not looked at" if load.file_now == "unknown" else load.file_now
+
+
 def _version(trace: Trace, version: TracedVersion) -> Iterator[str]:
     moment = version.registered_at.strftime("%Y-%m-%d %H:%M UTC")
     yield f"version {version.version}: {version.candidate}, {version.verdict}, {moment}"
     yield f"  Gristmill {version.code_version}, seed {version.seed}, MLflow run {version.run_id}"
-    used = [load for load in trace.loads if load.load in version.loads]
-    yield f"  trained on build {version.build}, made of"
-    for load in used[:MOST_LOADS]:
-        yield f"    load {load.load}: {load.file}, {load.file_now}"
-        yield f"      etag {load.etag}"
-    if len(used) > MOST_LOADS:
-        yield f"    … and {len(used) - MOST_LOADS} other files (see --json)"
+    counts = Counter(_now(load) for load in trace.loads if load.load in version.loads)
+    states = ", ".join(f"{count} {state}" for state, count in counts.items())
+    files = f"{len(version.loads)} file{'s' * (len(version.loads) != 1)}"
+    made = f"trained on build {version.build}, made of {files}: {states}"
+    yield from paragraph(made, "    ", first="  ")
 
 
 def _numbers(word: str, numbers: Sequence[int]) -> str:
