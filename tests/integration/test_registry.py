@@ -25,10 +25,11 @@ from gristmill.errors import BundleError, NoChampion, RegistryError, VersionNotF
 from gristmill.project.features import Feature
 from gristmill.registry.store import Registry
 from gristmill.registry.tracking import tracking_url
+from gristmill.training.calibrate import Calibration
 from gristmill.training.evaluate import evaluate
-from gristmill.training.export import Parity
-from gristmill.training.fit import Calibration, CandidateResult, FittedModel
+from gristmill.training.fit import CandidateResult, FittedModel
 from gristmill.training.gate import Verdict
+from gristmill.training.proof import Parity
 from gristmill.warehouse import embedded
 from gristmill.warehouse.credentials import read_passwords
 

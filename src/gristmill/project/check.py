@@ -355,7 +355,7 @@ def _check_model(project: Project) -> Iterator[Mistake]:
         if candidate not in BUILT_IN_CANDIDATES and not re.fullmatch(r"[\w.]+:\w+", candidate):
             yield (
                 "model.candidates",
-                f"{candidate!r} is neither {' nor '.join(BUILT_IN_CANDIDATES)} "
+                f"{candidate!r} is none of {', '.join(BUILT_IN_CANDIDATES)}, "
                 "nor written as package.module:make_estimator.",
             )
 
@@ -371,7 +371,7 @@ def _check_database(project: Project) -> Iterator[Mistake]:
 
 
 def _check_workflows(project: Project) -> Iterator[Mistake]:
-    commands = {"load", "build", "train", "run", "show"}
+    commands = {"load", "build", "train", "run", "score", "show"}
     for workflow in project.workflows.values():
         at = f"workflows.{workflow.name}"
         for step in workflow.steps:

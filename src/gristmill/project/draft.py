@@ -191,7 +191,7 @@ def _write_features(page: _Page, draft: Draft) -> None:
     page.values(
         "model",
         [
-            ("candidates", '["logistic", "gradient_boosting"]'),
+            ("candidates", '["logistic", "gradient_boosting", "blend"]'),
             ("metric", '"roc_auc"'),
             ("holdout", "0.2"),
         ],

@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from gristmill.errors import ProjectError
 from gristmill.project.check import check_project
 from gristmill.project.features import ColumnReference, Features
-from gristmill.project.model import Gate, Metric, Model
+from gristmill.project.model import BUILT_IN_CANDIDATES, Aim, Costs, Gate, Metric, Model
 from gristmill.project.project import Database, Derived, Project, User, Workflow
 from gristmill.project.serving import LogPolicy, Serving
 from gristmill.project.table import (
@@ -105,9 +105,17 @@ class _GateSection(_Section):
     no_signal: Literal["refuse", "serve"] = "refuse"
 
 
+class _CostsSection(_Section):
+    false_positive: float = Field(gt=0, allow_inf_nan=False)
+    false_negative: float = Field(gt=0, allow_inf_nan=False)
+
+
 class _ModelSection(_Section):
-    candidates: list[str] = Field(default=["logistic", "gradient_boosting"], min_length=1)
+    candidates: list[str] = Field(default=[*BUILT_IN_CANDIDATES], min_length=1)
     metric: Metric = "roc_auc"
+    threshold: Literal["balanced_accuracy", "f1"] | _CostsSection | None = None
+    minutes: float | None = Field(default=None, gt=0, le=7 * 24 * 60)
+    trials: int | None = Field(default=None, ge=1)
     holdout: float = Field(default=0.2, gt=0, lt=1)
     seed: int = Field(default=0, ge=0, lt=2**32)
     gate: _GateSection = _GateSection()
@@ -209,6 +217,9 @@ def _project(parsed: _File, path: Path, source: str | None, mistakes: _Mistakes)
         model=Model(
             candidates=tuple(model.candidates),
             metric=model.metric,
+            threshold=_aim(model.threshold),
+            minutes=model.minutes,
+            trials=model.trials,
             holdout=model.holdout,
             seed=model.seed,
             gate=Gate(no_signal=model.gate.no_signal),
@@ -336,6 +347,14 @@ def _features(section: _FeaturesSection) -> Features:
         label=_reference(section.label) if section.label else None,
         as_of=_reference(section.as_of) if section.as_of else None,
     )
+
+
+def _aim(threshold: Literal["balanced_accuracy", "f1"] | _CostsSection | None) -> Aim | None:
+    if isinstance(threshold, _CostsSection):
+        return Costs(
+            false_positive=threshold.false_positive, false_negative=threshold.false_negative
+        )
+    return threshold
 
 
 def _reference(dotted: str) -> ColumnReference:

@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
     from gristmill.registry.problems import Problem
     from gristmill.training.evaluate import Evaluation
-    from gristmill.training.export import Parity
     from gristmill.training.fit import FittedModel
     from gristmill.training.gate import Verdict
+    from gristmill.training.proof import Parity
     from gristmill.warehouse.connection import Transaction, Warehouse
 
 _queries = load_queries("gristmill.registry", "store.sql")

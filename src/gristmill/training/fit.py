@@ -5,51 +5,50 @@ It sees the training part only: what it says of a candidate is not an evaluation
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from statistics import fmean, stdev
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gristmill.errors import TrainingError
 from gristmill.project.model import BUILT_IN_CANDIDATES
-from gristmill.training.candidates import frame, make_pipeline
+from gristmill.training import calibrate
+from gristmill.training.candidates import (
+    BLENDED,
+    Blend,
+    Part,
+    frame,
+    make_classifier,
+    make_columns,
+)
+from gristmill.training.compare import Trial, comparison, fitted, log_odds, threads
 from gristmill.training.evaluate import LOWER_IS_BETTER, measure
+from gristmill.training.threshold import best_threshold, midway
+from gristmill.training.tune import Budget, proposals
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from gristmill.project.features import Feature
     from gristmill.project.model import Metric, Model
+    from gristmill.training.calibrate import Calibrated, Calibration
+    from gristmill.training.compare import Comparison
     from gristmill.training.split import Sample
-
-FOLDS = 3
-MOST_ROWS_TO_COMPARE = 200_000
-"""Candidates are compared on so many rows: with more, no comparison comes out otherwise."""
-FEWEST_TO_COMPARE = 1_000
-"""… unless they hold fewer rows of the rarer label than this."""
-SMALLEST_GAP = 1e-9
-"""The threshold keeps half of this from every training row's probability, if it can."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Calibration:
-    """Probability = sigmoid(slope · score + intercept): Platt's, from out-of-fold scores."""
-
-    slope: float = 1.0
-    intercept: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class CandidateResult:
-    """How one candidate did in cross-validation."""
+    """How one candidate did in cross-validation, with the best of its configurations."""
 
     candidate: str
     metric: Metric
     folds: tuple[float, ...]
     """The metric on each part that was left out."""
+    configuration: Mapping[str, Any] = field(default_factory=dict)
+    """What its classifier was made with; of a blend, each part's by its name."""
 
     @property
     def mean(self) -> float:
@@ -69,7 +68,7 @@ class FittedModel:
     candidate: str
     features: tuple[Feature, ...]
     pipeline: Any
-    """A scikit-learn pipeline with the steps `columns` and `classifier`."""
+    """A scikit-learn pipeline with the steps `columns` and `classifier`, or a Blend of two."""
     calibration: Calibration
     threshold: float
     """From this probability on the answer is 1; it lies midway between training rows' own."""
@@ -78,164 +77,146 @@ class FittedModel:
     rows: int
     """How many rows it was fitted on."""
     seed: int
+    trials: int = 0
+    """How many configurations were tried: with the same seed and rows, so many give this model."""
+    before: calibrate.Reliability | None = None
+    """How reliable its own probabilities were in cross-validation …"""
+    after: calibrate.Reliability | None = None
+    """… and the calibrated ones."""
 
     def probabilities(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
         """The probability of label 1 for encoded features, of shape (rows,)."""
-        return _calibrated(_scores(self.candidate, self.pipeline, frame(inputs)), self.calibration)
+        scores = _scores(self.candidate, self.pipeline, frame(inputs))
+        return calibrate.apply(scores, self.calibration)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Trial:
-    """A candidate's scores for rows that its fit had not seen."""
+class _Entry:
+    """A candidate in the comparison: its trial, or two of a blend, and what came of it."""
 
-    result: CandidateResult
-    calibration: Calibration
+    trials: tuple[Trial, ...]
+    calibrated: Calibrated
     threshold: float
+    result: CandidateResult
 
 
-def fit(training: Sample, features: tuple[Feature, ...], model: Model) -> FittedModel:
+def fit(
+    training: Sample,
+    features: tuple[Feature, ...],
+    model: Model,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+) -> FittedModel:
     """Cross-validate the candidates, choose by the project's metric, fit on every training row.
 
-    The same rows and seed give the same model. Raises TrainingError where a candidate cannot be
-    made or fitted.
+    The same rows, seed and number of trials give the same model. Raises TrainingError where a
+    candidate cannot be made or fitted.
     """
-    trials = [_try(candidate, training, features, model) for candidate in model.candidates]
-    sign = -1.0 if model.metric in LOWER_IS_BETTER else 1.0
+    with threads(len(training.labels)):
+        return _fit(training, features, model, clock)
+
+
+def _fit(
+    training: Sample, features: tuple[Feature, ...], model: Model, clock: Callable[[], float]
+) -> FittedModel:
+    compared = comparison(training, features, seed=model.seed)
+    entries, trials = _search(compared, model, clock)
     # Of equals the first: a project lists its candidates in the order it would rather have them.
-    best = max(trials, key=lambda trial: sign * trial.result.mean)
+    best = max(
+        (entries[candidate] for candidate in model.candidates),
+        key=lambda entry: _goodness(entry.result),
+    )
     candidate = best.result.candidate
     rows = frame(training.inputs)
-    unfitted = make_pipeline(candidate, features, rows, seed=model.seed)
-    pipeline = _fitted(candidate, unfitted, rows, training.labels)
-    probabilities = _calibrated(_scores(candidate, pipeline, rows), best.calibration)
+    pipeline = _refitted(best, rows, training.labels, features, model.seed)
+    scores = _scores(candidate, pipeline, rows)
+    probabilities = calibrate.apply(scores, best.calibrated.calibration)
     return FittedModel(
         candidate=candidate,
         features=features,
         pipeline=pipeline,
-        calibration=best.calibration,
+        calibration=best.calibrated.calibration,
         threshold=midway(probabilities, best.threshold),
-        results=tuple(trial.result for trial in trials),
+        results=tuple(entries[each].result for each in model.candidates),
         rows=len(training.labels),
         seed=model.seed,
+        trials=trials,
+        before=best.calibrated.before,
+        after=best.calibrated.after,
     )
 
 
-def _try(candidate: str, training: Sample, features: tuple[Feature, ...], model: Model) -> _Trial:
-    """Fit on all folds but one and score that one, for each fold."""
-    from sklearn.model_selection import StratifiedKFold
+def _search(
+    compared: Comparison, model: Model, clock: Callable[[], float]
+) -> tuple[dict[str, _Entry], int]:
+    """The best entry of each candidate, and how many trials it took to find them."""
+    singles = [each for each in model.candidates if each != "blend"]
+    if "blend" in model.candidates:
+        singles += [part for part in BLENDED if part not in singles]
+    budget = Budget(model, defaults=len(singles), clock=clock)
+    entries: dict[str, _Entry] = {}
+    for proposal in proposals(singles, rows=len(compared.labels), seed=model.seed):
+        if not budget.allows():
+            break
+        entry = _entry(proposal.candidate, (compared.attempt(proposal),), compared, model)
+        known = entries.get(proposal.candidate)
+        if known is None or _goodness(entry.result) > _goodness(known.result):
+            entries[proposal.candidate] = entry
+        budget.count()
+    if "blend" in model.candidates:
+        parts = tuple(entries[part].trials[0] for part in BLENDED)
+        entries["blend"] = _entry("blend", parts, compared, model)
+    return entries, budget.done
 
-    enough = _rows_to_compare(training.labels)
-    labels = training.labels[:enough]
-    rows = frame(training.inputs).iloc[:enough]
-    folds = StratifiedKFold(n_splits=FOLDS, shuffle=True, random_state=model.seed)
-    parts = list(folds.split(np.zeros(enough), labels))
-    scores = np.empty(enough)
-    for fitting, left_out in parts:
-        seen = rows.iloc[fitting]
-        unfitted = make_pipeline(candidate, features, seen, seed=model.seed)
-        pipeline = _fitted(candidate, unfitted, seen, labels[fitting])
-        scores[left_out] = _scores(candidate, pipeline, rows.iloc[left_out])
-    calibration = _calibrate(scores, labels) if candidate == "gradient_boosting" else Calibration()
-    probabilities = _calibrated(scores, calibration)
-    threshold = best_threshold(labels, probabilities, metric=model.metric)
+
+def _entry(candidate: str, trials: tuple[Trial, ...], compared: Comparison, model: Model) -> _Entry:
+    labels = compared.labels
+    scores = np.column_stack([trial.scores for trial in trials])
+    calibrated = calibrate.calibrate(scores, labels, compared.parts)
+    probabilities = calibrated.probabilities
+    threshold = best_threshold(labels, probabilities, aim=model.aim)
+    configurations = {trial.candidate: dict(trial.configuration) for trial in trials}
     result = CandidateResult(
         candidate=candidate,
         metric=model.metric,
         folds=tuple(
             measure(model.metric, labels[part], probabilities[part], threshold=threshold)
-            for _, part in parts
+            for part in compared.parts
         ),
+        configuration=configurations if len(trials) > 1 else configurations[candidate],
     )
-    return _Trial(result=result, calibration=calibration, threshold=threshold)
+    return _Entry(trials=trials, calibrated=calibrated, threshold=threshold, result=result)
 
 
-def _rows_to_compare(labels: NDArray[np.int64]) -> int:
-    """How many of the first rows, which come in random order, are enough to compare on."""
-    rarer = 1 if 2 * labels.sum() <= len(labels) else 0
-    of_rarer = np.flatnonzero(labels == rarer)[:FEWEST_TO_COMPARE]
-    return max(min(MOST_ROWS_TO_COMPARE, len(labels)), int(of_rarer[-1]) + 1)
+def _goodness(result: CandidateResult) -> float:
+    return -result.mean if result.metric in LOWER_IS_BETTER else result.mean
 
 
-def _fitted(candidate: str, pipeline: Any, rows: Any, labels: NDArray[np.int64]) -> Any:
-    try:
-        return pipeline.fit(rows, labels)
-    except ValueError as error:
-        raise TrainingError(
-            f"The candidate {candidate!r} cannot be fitted on {len(labels):,} rows: {error}"
-        ) from error
+def _refitted(
+    entry: _Entry,
+    rows: Any,
+    labels: NDArray[np.int64],
+    features: Sequence[Feature],
+    seed: int,
+) -> Any:
+    """The entry's pipeline, or those of a blend that count anything, fitted on all rows."""
+    from sklearn.pipeline import Pipeline
+
+    parts = []
+    for trial, share in zip(entry.trials, entry.calibrated.shares, strict=True):
+        if share > 0:
+            columns = make_columns(trial.candidate, features, rows, seed=seed)
+            matrix = columns.fit_transform(rows, labels)
+            unfitted = make_classifier(trial.candidate, trial.configuration, seed=seed)
+            classifier = fitted(trial.candidate, unfitted, matrix, labels)
+            pipeline = Pipeline([("columns", columns), ("classifier", classifier)])
+            parts.append(Part(candidate=trial.candidate, share=share, pipeline=pipeline))
+    return parts[0].pipeline if entry.result.candidate != "blend" else Blend(parts=tuple(parts))
 
 
 def _scores(candidate: str, pipeline: Any, rows: Any) -> NDArray[np.float64]:
     """Log-odds before calibration, of shape (rows,)."""
-    from scipy.special import logit
-
     if candidate in BUILT_IN_CANDIDATES:
-        return cast("NDArray[np.float64]", pipeline.decision_function(rows))
-    # What a project's own classifier calls a decision need not be log-odds; a probability is.
-    smallest = np.finfo(np.float64).eps
-    probabilities = np.clip(pipeline.predict_proba(rows)[:, 1], smallest, 1.0 - smallest)
-    return cast("NDArray[np.float64]", logit(probabilities))
-
-
-def _calibrated(scores: NDArray[np.float64], calibration: Calibration) -> NDArray[np.float64]:
-    from scipy.special import expit
-
-    probabilities = expit(calibration.slope * scores + calibration.intercept)
-    return cast("NDArray[np.float64]", probabilities)
-
-
-def _calibrate(scores: NDArray[np.float64], labels: NDArray[np.int64]) -> Calibration:
-    """Platt's sigmoid: Advances in Large Margin Classifiers (1999) 61-74.
-
-    Where higher scores did not go with label 1, nothing was learned: the slope is 0 then, and every
-    row has the share of positives for its probability.
-    """
-    from sklearn.linear_model import LogisticRegression
-
-    # Its slight ridge keeps the slope finite where the scores separate the labels.
-    sigmoid = LogisticRegression(solver="newton-cholesky").fit(scores.reshape(-1, 1), labels)
-    slope, intercept = float(sigmoid.coef_[0, 0]), float(sigmoid.intercept_[0])
-    if slope > 0.0:
-        return Calibration(slope=slope, intercept=intercept)
-    share = float(labels.mean())
-    return Calibration(slope=0.0, intercept=float(np.log(share / (1 - share))))
-
-
-def best_threshold(
-    labels: NDArray[np.int64], probabilities: NDArray[np.float64], *, metric: Metric
-) -> float:
-    """The threshold, between neighbouring probabilities, with the best balanced accuracy or f1.
-
-    f1 where that is the project's metric, balanced accuracy otherwise.
-    """
-    order = np.argsort(probabilities, kind="stable")
-    ordered = probabilities[order]
-    cuts = np.flatnonzero(np.diff(ordered)) + 1
-    if len(cuts) == 0:
-        return midway(probabilities, 0.5)
-    positives = int(labels.sum())
-    missed = np.cumsum(labels[order])[cuts - 1]
-    found = positives - missed
-    if metric == "f1":
-        goodness = 2 * found / (len(labels) - cuts + positives)
-    else:
-        goodness = found / positives + (cuts - missed) / (len(labels) - positives)
-    cut = cuts[int(np.argmax(goodness))]
-    return float((ordered[cut - 1] + ordered[cut]) / 2)
-
-
-def midway(probabilities: NDArray[np.float64], near: float) -> float:
-    """The threshold moved to the middle of the gap between probabilities that it lies in.
-
-    A gap too narrow for the runtime's rounding (see SMALLEST_GAP) is passed over for the nearest
-    one that is not. Where all probabilities are equal, the threshold answers as `near` would.
-    """
-    known = np.unique(probabilities)
-    if len(known) == 1:
-        only = float(known[0])
-        return only / 2 if only >= near else (1 + only) / 2
-    gaps = np.diff(known)
-    inside = min(max(int(np.searchsorted(known, near)) - 1, 0), len(gaps) - 1)
-    wide = np.flatnonzero(gaps >= min(SMALLEST_GAP, gaps.max()))
-    gap = wide[int(np.argmin(np.abs(wide - inside)))]
-    return float((known[gap] + known[gap + 1]) / 2)
+        return log_odds(candidate, pipeline, rows)
+    matrix = pipeline.named_steps["columns"].transform(rows)
+    return log_odds(candidate, pipeline.named_steps["classifier"], matrix)

@@ -565,12 +565,42 @@ MISTAKES = {
     "candidate of nobody": (
         "[model]",
         '[model]\ncandidates = ["forest"]',
-        "model.candidates: 'forest' is neither logistic nor gradient_boosting nor written as",
+        "model.candidates: 'forest' is none of logistic, gradient_boosting, blend, nor written as",
     ),
     "metric of nobody": (
         "[model]",
         '[model]\nmetric = "accuracy"',
         "model.metric: it should be 'r",
+    ),
+    "threshold of nobody": (
+        "[model]",
+        '[model]\nthreshold = "accuracy"',
+        "model.threshold: it should be 'balanced_accuracy' or 'f1'.",
+    ),
+    "cost of one mistake only": (
+        "[model]",
+        "[model]\nthreshold = { false_positive = 1.0 }",
+        "model.threshold.false_negative: missing",
+    ),
+    "a mistake for nothing": (
+        "[model]",
+        "[model]\nthreshold = { false_positive = 1.0, false_negative = 0.0 }",
+        "model.threshold.false_negative: it should be greater than 0.",
+    ),
+    "misspelt mistake": (
+        "[model]",
+        "[model]\nthreshold = { false_positiv = 1.0, false_negative = 5 }",
+        "model.threshold.false_positiv: unknown key; did you mean 'false_positive'?",
+    ),
+    "no minutes": (
+        "[model]",
+        "[model]\nminutes = 0",
+        "model.minutes: it should be greater than 0.",
+    ),
+    "no trials": (
+        "[model]",
+        "[model]\ntrials = 0",
+        "model.trials: it should be greater than or equal to 1.",
     ),
     "holdout of everyone": (
         "[model]",

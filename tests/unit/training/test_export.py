@@ -12,14 +12,16 @@ from gristmill.features.encode import NULL_TEXT, encode_values
 from gristmill.features.read import TrainingSet
 from gristmill.project.features import Feature
 from gristmill.project.model import Model
-from gristmill.training.candidates import frame
-from gristmill.training.export import export, make_probes, prove, run_graph, write_graph
-from gristmill.training.fit import Calibration, fit
+from gristmill.training.calibrate import Calibration
+from gristmill.training.candidates import MOST_ENCODED, columns_of, frame
+from gristmill.training.export import export, write_graph
+from gristmill.training.fit import fit
+from gristmill.training.proof import make_probes, pipelines, prove, run_graph
 from gristmill.training.split import split
 
 from .conftest import FEATURES, make_training_set
 
-CANDIDATES = ("logistic", "gradient_boosting")
+CANDIDATES = ("logistic", "gradient_boosting", "blend")
 
 
 def train(training_set, candidate):
@@ -46,10 +48,11 @@ def test_the_proof_covers_rows_and_splits(trained):
     assert exported.parity.rows == len(parts.training.labels)
     assert exported.parity.flips == 0
     assert exported.parity.largest_difference < 1e-14
-    if model.candidate == "gradient_boosting":
+    boosting = dict(pipelines(model)).get("gradient_boosting")
+    if boosting is not None:
         splits = {
             (node["feature_idx"], node["num_threshold"])
-            for stage in model.pipeline.named_steps["classifier"]._predictors
+            for stage in boosting.named_steps["classifier"]._predictors
             for node in stage[0].nodes
             if not node["is_leaf"] and node["feature_idx"] < 5  # five numbers, then texts
         }
@@ -104,6 +107,9 @@ def test_one_row_and_a_batch_are_bit_equal(trained):
 
     batch = run_graph(graph, inputs)
 
+    for size in (2, 3, 7, 64, 257):
+        few = run_graph(graph, {name: values[:size] for name, values in inputs.items()})
+        np.testing.assert_array_equal(few, batch[:size])
     for row in range(0, len(batch), 17):
         alone = run_graph(graph, {name: values[row : row + 1] for name, values in inputs.items()})
         assert alone[0] == batch[row]
@@ -214,12 +220,139 @@ def test_a_split_moved_by_one_unit_in_the_last_place_is_noticed(training_set):
         prove(moved, model, parts.training)
 
 
-def test_what_cannot_be_served_is_said(trained):
+def test_a_feature_named_like_the_answer_is_refused(trained):
     parts, model = trained
-    own = dataclasses.replace(model, candidate="own_candidates:make_bayes")
-    with pytest.raises(ExportError, match="Served can be logistic and gradient_boosting"):
-        export(own, parts.training)
-
     named = (*FEATURES[:-1], Feature(name="probability", type="boolean"))
+
     with pytest.raises(ExportError, match="Rename its column"):
         export(dataclasses.replace(model, features=named), parts.training)
+
+
+# Many texts
+
+
+def shops(rows, *, levels, seed=0):
+    """Labels that follow the shop; shop 0 has a tenth of the rows, the last ones have a few."""
+    random = np.random.default_rng(seed)
+    number = np.where(random.random(rows) < 0.1, 0, random.integers(0, levels, rows))
+    likely = random.random(levels)[number]
+    table = pa.table(
+        {
+            "idx": np.arange(rows),
+            "shop": pa.array([f"shop {each}" for each in number.tolist()]),
+            "label": (random.random(rows) < likely).astype(np.int64),
+        }
+    )
+    feature = Feature(name="shop", type="text")
+    return TrainingSet(entity="idx", features=(feature,), label="label", table=table, build=1)
+
+
+@pytest.mark.parametrize("candidate", CANDIDATES)
+def test_hundreds_of_texts_are_told_apart_by_a_small_graph(candidate):
+    training_set = shops(15_000, levels=500)
+
+    parts, model = train(training_set, candidate)
+    exported = export(model, parts.training)
+    answers = run_graph(exported.graph, parts.holdout.inputs)
+
+    assert exported.parity.flips == 0
+    assert exported.parity.probes > 500
+    assert len(exported.graph) < 200_000
+    assert len(set(answers.tolist())) > 300
+    assert np.corrcoef(answers, parts.holdout.labels)[0, 1] > 0.4
+
+
+def test_what_a_graph_holds_of_a_texts_feature_is_bounded():
+    """Every row a text of its own but for some: none of them is in the graph."""
+    training_set = shops(4000, levels=4000)
+
+    parts, model = train(training_set, "logistic")
+
+    assert len(export(model, parts.training).graph) < 5_000
+    assert MOST_ENCODED <= 10_000
+
+
+def test_a_text_is_encoded_as_scikit_learn_encodes_it():
+    training_set = shops(3000, levels=60)
+    parts, model = train(training_set, "gradient_boosting")
+    columns = model.pipeline.named_steps["columns"]
+    texts, encode = columns_of(columns, "many")
+    inputs = repeated(parts.holdout.inputs, 3)
+    inputs["shop"] = np.array([["shop 0"], ["shop 7"], ["unseen"]], dtype=object)
+
+    matrix = columns.transform(frame(inputs))
+
+    assert texts == ["shop"]
+    theirs = encode.named_steps["encode"]
+    assert matrix[2, -1] == theirs.target_mean_ == pytest.approx(parts.training.labels.mean())
+    graph = write_graph(model)
+    np.testing.assert_allclose(run_graph(graph, inputs), model.probabilities(inputs), rtol=1e-14)
+
+
+# Dates
+
+
+def days(*, label_of, seed=0, rows=3000):
+    """Labels that follow the day, nine times in ten."""
+    random = np.random.default_rng(seed)
+    day = random.integers(10_000, 20_000, rows)
+    truth = label_of(day)
+    label = np.where(random.random(rows) < 0.9, truth, 1 - truth).astype(np.int64)
+    since = pa.array(day.astype(np.int32)).cast(pa.date32())
+    table = pa.table({"idx": np.arange(rows), "since": since, "label": label})
+    feature = Feature(name="since", type="date")
+    return TrainingSet(entity="idx", features=(feature,), label="label", table=table, build=1)
+
+
+@pytest.mark.parametrize("candidate", CANDIDATES)
+@pytest.mark.parametrize("what", ["weekend", "summer"])
+def test_what_comes_again_every_week_or_year_is_learned_from_a_date(candidate, what):
+    def label_of(day):
+        if what == "weekend":
+            return ((day + 3) % 7 >= 5).astype(np.int64)
+        return ((day % 365.2425) // 91.31 == 2).astype(np.int64)
+
+    parts, model = train(days(label_of=label_of), candidate)
+    exported = export(model, parts.training)
+
+    answered = run_graph(exported.graph, parts.holdout.inputs) >= model.threshold
+    assert exported.parity.flips == 0
+    assert (answered == parts.holdout.labels).mean() > 0.8
+
+
+# The parity that is promised
+
+
+@pytest.mark.parametrize("candidate", CANDIDATES)
+def test_no_row_of_many_flips(candidate):
+    """The small sister of `python -m benchmarks parity`."""
+    random = np.random.default_rng(5)
+    rows = 20_000
+    money = random.integers(0, 100_000, rows) / 100
+    moment = 1_600_000_000 + random.integers(0, 10**8, rows)
+    shop = random.integers(0, 40, rows)
+    score = np.log1p(money) - 5.5 + (shop % 5 - 2) + ((moment // 86_400) % 7 > 4)
+    null = random.random((2, rows)) < 0.05
+    table = pa.table(
+        {
+            "idx": np.arange(rows),
+            "money": pa.array(money, mask=null[0]),
+            "moment": pa.array(moment * 1_000_000).cast(pa.timestamp("us", tz="UTC")),
+            "epoch": pa.array(moment, mask=null[1]),
+            "shop": pa.array([None if each == 39 else f"shop {each}" for each in shop.tolist()]),
+            "label": (random.random(rows) < expit(score)).astype(np.int64),
+        }
+    )
+    features = (
+        Feature(name="money", type="number"),
+        Feature(name="moment", type="timestamp"),
+        Feature(name="epoch", type="integer"),
+        Feature(name="shop", type="text"),
+    )
+    known = TrainingSet(entity="idx", features=features, label="label", table=table, build=1)
+
+    parts, model = train(known, candidate)
+    parity = export(model, parts.training).parity
+
+    assert (parity.flips, parity.rows) == (0, len(parts.training.labels))
+    assert parity.largest_difference < 1e-13

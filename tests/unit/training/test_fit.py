@@ -4,30 +4,30 @@ from types import ModuleType
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from scipy.special import expit
 from sklearn import metrics
 from sklearn.linear_model import LogisticRegression
 from sklearn.naive_bayes import GaussianNB
 
 from gristmill.errors import TrainingError
-from gristmill.features.encode import encode_table
 from gristmill.features.read import TrainingSet
-from gristmill.project.features import Feature
-from gristmill.project.model import Model
-from gristmill.training.candidates import FURTHEST, MOST_CATEGORIES, frame, make_pipeline
+from gristmill.project.model import BUILT_IN_CANDIDATES, Costs, Model
+from gristmill.training.calibrate import Calibration
+from gristmill.training.candidates import FURTHEST, Blend, frame
 from gristmill.training.evaluate import evaluate
-from gristmill.training.fit import (
-    SMALLEST_GAP,
-    Calibration,
-    best_threshold,
-    fit,
-    midway,
-)
+from gristmill.training.fit import fit
 from gristmill.training.gate import judge
 from gristmill.training.split import split
+from gristmill.training.threshold import SMALLEST_GAP
 
 from .conftest import FEATURES, make_training_set
+
+
+@pytest.fixture
+def own_module(monkeypatch):
+    module = ModuleType("own_candidates")
+    monkeypatch.setitem(sys.modules, "own_candidates", module)
+    return module
 
 
 def train(training_set, **options):
@@ -62,7 +62,7 @@ def test_the_best_by_the_metric_is_chosen_and_every_candidate_is_on_record(train
         _, model = train(training_set, metric=metric)
 
         best = min if metric == "log_loss" else max
-        assert [result.candidate for result in model.results] == ["logistic", "gradient_boosting"]
+        assert tuple(result.candidate for result in model.results) == BUILT_IN_CANDIDATES
         assert model.candidate == best(model.results, key=lambda result: result.mean).candidate
         assert all(len(result.folds) == 3 and result.deviation > 0 for result in model.results)
 
@@ -91,17 +91,23 @@ def test_logistic_probabilities_are_scikit_learns_own(training_set):
 
     theirs = model.pipeline.predict_proba(frame(parts.holdout.inputs))[:, 1]
 
+    assert model.calibration == Calibration()
     np.testing.assert_allclose(model.probabilities(parts.holdout.inputs), theirs, rtol=1e-12)
 
 
-def test_calibration_mends_what_boosting_promises_too_surely(training_set):
-    parts, model = train(training_set, candidates=("gradient_boosting",))
-    raw = model.pipeline.predict_proba(frame(parts.holdout.inputs))[:, 1]
+def test_calibration_mends_what_is_promised_too_surely(own_module, training_set):
+    own_module.make_bayes = GaussianNB
+    parts, model = train(training_set, candidates=("own_candidates:make_bayes",))
+    matrix = model.pipeline.named_steps["columns"].transform(frame(parts.holdout.inputs))
+    raw = model.pipeline.named_steps["classifier"].predict_proba(matrix)[:, 1]
 
     ours = metrics.log_loss(parts.holdout.labels, model.probabilities(parts.holdout.inputs))
 
     assert 0 < model.calibration.slope < 1
     assert ours < metrics.log_loss(parts.holdout.labels, raw)
+    assert model.after.log_loss < model.before.log_loss
+    assert model.after.calibration_error < model.before.calibration_error
+    assert model.after.brier < model.before.brier
 
 
 def test_boosting_that_learned_nothing_promises_the_base_rate():
@@ -110,56 +116,93 @@ def test_boosting_that_learned_nothing_promises_the_base_rate():
     )
     probabilities = model.probabilities(parts.holdout.inputs)
 
-    assert model.calibration.slope == 0.0
-    np.testing.assert_allclose(probabilities, parts.training.labels.mean())
-    assert not (probabilities >= model.threshold).any()
+    assert np.abs(probabilities - parts.training.labels.mean()).max() < 0.1
 
 
-# The threshold
+def test_a_blend_answers_with_the_weighted_mean_of_its_parts_log_odds(training_set):
+    parts, model = train(training_set, candidates=("blend",))
+    rows = frame(parts.holdout.inputs)
+
+    assert isinstance(model.pipeline, Blend)
+    assert sum(part.share for part in model.pipeline.parts) == pytest.approx(1)
+    scores = sum(
+        part.share * part.pipeline.decision_function(rows) for part in model.pipeline.parts
+    )
+    theirs = expit(model.calibration.slope * scores + model.calibration.intercept)
+    np.testing.assert_allclose(model.probabilities(parts.holdout.inputs), theirs, rtol=1e-12)
 
 
-@given(
-    st.lists(st.tuples(st.integers(0, 1), st.integers(0, 8)), min_size=4, max_size=30).filter(
-        lambda rows: 0 < sum(label for label, _ in rows) < len(rows)
-    ),
-    st.sampled_from(["roc_auc", "f1"]),
-)
-def test_the_threshold_is_the_best_of_all_between_neighbours(rows, metric):
-    labels, scores = (np.array(column) for column in zip(*rows, strict=True))
-    scores = scores / 8
-    known = np.unique(scores)
-    measure = metrics.f1_score if metric == "f1" else metrics.balanced_accuracy_score
+def test_a_rare_label_loses_no_row_and_no_probability():
+    """One row in fifty is positive: all rows train, and their mean probability is their share."""
+    plain = make_training_set(6000, seed=3)
+    kept = np.flatnonzero(
+        (plain.table.column("label").to_numpy() == 0)
+        | (np.random.default_rng(0).random(6000) < 0.02)
+    )
+    table = plain.table.take(pa.array(kept))
+    training_set = TrainingSet(entity="idx", features=FEATURES, label="label", table=table, build=1)
 
-    threshold = best_threshold(labels, scores, metric=metric)
+    parts, model = train(training_set)
 
-    if len(known) > 1:
-        between = (known[1:] + known[:-1]) / 2
-        assert threshold in between
-        assert measure(labels, scores >= threshold) == pytest.approx(
-            max(measure(labels, scores >= each) for each in between)
-        )
-
-
-def test_midway_between_neighbours():
-    scores = np.array([0.1, 0.4, 0.4, 0.6, 0.9])
-    assert midway(scores, 0.45) == 0.5
-    assert midway(scores, 0.4) == 0.25  # 0.4 itself is answered 1, so it stays above
-    assert midway(scores, 0.05) == 0.25
-    assert midway(scores, 0.95) == 0.75
+    share = parts.training.labels.mean()
+    probabilities = model.probabilities(parts.training.inputs)
+    answered = probabilities >= model.threshold
+    assert share < 0.03
+    assert model.rows == len(parts.training.labels)
+    assert probabilities.mean() == pytest.approx(share, rel=0.15)
+    # Balanced accuracy moves the threshold to where the rare label is found all the same.
+    assert answered[parts.training.labels == 1].mean() > 0.6
 
 
-def test_a_gap_too_narrow_for_rounding_is_passed_over():
-    scores = np.array([0.1, 0.4, 0.4 + SMALLEST_GAP / 10, 0.6])
+def test_costs_move_the_threshold(training_set):
+    shares = []
+    for costs in ((1.0, 50.0), (1.0, 1.0), (50.0, 1.0)):
+        aim = Costs(false_positive=costs[0], false_negative=costs[1])
+        parts, model = train(training_set, candidates=("logistic",), threshold=aim)
+        shares.append((model.probabilities(parts.holdout.inputs) >= model.threshold).mean())
 
-    assert midway(scores, 0.4 + SMALLEST_GAP / 20) == 0.25
-
-    neighbours = np.array([0.4, np.nextafter(0.4, 1)])
-    assert neighbours[0] <= midway(neighbours, 0.4) <= neighbours[1]
+    assert shares[0] > shares[1] > shares[2]
 
 
-def test_one_score_for_all_is_answered_as_the_threshold_would():
-    assert midway(np.full(3, 0.3), 0.5) == 0.65
-    assert midway(np.full(3, 0.3), 0.2) == 0.15
+# The search
+
+
+class Clock:
+    """Every look at it is a second later."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        self.now += 1.0
+        return self.now
+
+
+def test_the_same_number_of_trials_gives_the_same_model_however_it_was_counted():
+    training_set = make_training_set(500)
+    parts = split(training_set, salt="clients", share=0.2)
+    timed = Model(candidates=("gradient_boosting",), minutes=4 / 60)
+
+    by_time = fit(parts.training, training_set.features, timed, clock=Clock())
+    counted = Model(candidates=("gradient_boosting",), trials=by_time.trials)
+    by_count = fit(parts.training, training_set.features, counted)
+
+    assert by_time.trials == 4
+    assert by_time.results == by_count.results
+    np.testing.assert_array_equal(
+        by_time.probabilities(parts.holdout.inputs), by_count.probabilities(parts.holdout.inputs)
+    )
+
+
+def test_a_search_does_at_least_as_well_in_cross_validation():
+    training_set = make_training_set(500)
+    _, plain = train(training_set, candidates=("logistic",))
+    _, searched = train(training_set, candidates=("logistic",), trials=12)
+
+    assert plain.trials == 1
+    assert searched.trials == 12
+    assert searched.results[0].mean > plain.results[0].mean
+    assert set(searched.results[0].configuration) == {"C"}
 
 
 def test_no_training_row_lies_at_the_threshold(training_set):
@@ -169,24 +212,7 @@ def test_no_training_row_lies_at_the_threshold(training_set):
         assert distance.min() >= SMALLEST_GAP / 2 * 0.99
 
 
-# The candidates
-
-
-@pytest.mark.parametrize("candidate", ["logistic", "gradient_boosting"])
-def test_many_texts_do_not_explode(candidate):
-    rows = 3000
-    table = pa.table({"shop": [f"{number % 997}" for number in range(rows)]})
-    feature = Feature(name="shop", type="text")
-    common = pa.table({"shop": [f"{number % 60}" for number in range(rows)]})
-    labels = np.arange(rows) % 2
-
-    rare_rows = frame(encode_table(table, [feature]))
-    rare = make_pipeline(candidate, [feature], rare_rows, seed=0).fit(rare_rows, labels)
-    many_rows = frame(encode_table(common, [feature]))
-    many = make_pipeline(candidate, [feature], many_rows, seed=0).fit(many_rows, labels)
-
-    assert rare.named_steps["classifier"].n_features_in_ == 1
-    assert many.named_steps["classifier"].n_features_in_ == MOST_CATEGORIES + 1
+# What is hard to fit
 
 
 @pytest.mark.parametrize("candidate", ["logistic", "gradient_boosting"])
@@ -225,24 +251,13 @@ def test_no_number_is_too_absurd_for_logistic_regression(training_set):
     assert FURTHEST < 1e308
 
 
-@pytest.fixture
-def own_module(monkeypatch):
-    module = ModuleType("own_candidates")
-    monkeypatch.setitem(sys.modules, "own_candidates", module)
-    return module
-
-
 def test_a_projects_own_candidate_competes(own_module, training_set):
     own_module.make_bayes = GaussianNB
-    parts, model = train(training_set, candidates=("own_candidates:make_bayes",))
+    own = "own_candidates:make_bayes"
+    _, model = train(training_set, candidates=("logistic", own, "blend"))
 
-    theirs = model.pipeline.predict_proba(frame(parts.holdout.inputs))[:, 1]
-
-    assert isinstance(model.pipeline.named_steps["classifier"], GaussianNB)
-    assert model.calibration == Calibration()
-    np.testing.assert_allclose(
-        model.probabilities(parts.holdout.inputs), theirs, rtol=1e-6, atol=1e-15
-    )
+    assert [result.candidate for result in model.results] == ["logistic", own, "blend"]
+    assert model.candidate != own
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,9 @@ import pytest
 
 from gristmill.features.read import TrainingSet
 from gristmill.project.features import Feature
+from gristmill.training.calibrate import Calibration
 from gristmill.training.evaluate import evaluate
-from gristmill.training.fit import Calibration, CandidateResult, FittedModel
+from gristmill.training.fit import CandidateResult, FittedModel
 from gristmill.training.gate import Verdict
 from gristmill.training.report.examine import examine
 from gristmill.training.report.model import model_report
