@@ -21,6 +21,7 @@ from gristmill.registry.reference import reference_table
 from gristmill.training.evaluate import evaluate
 from gristmill.training.export import export
 from gristmill.training.fit import fit
+from gristmill.training.own import importable, own_sources
 from gristmill.training.report.examine import examine
 from gristmill.training.report.model import model_report
 from gristmill.training.split import split
@@ -46,6 +47,11 @@ def train_version(context: Context, report: Report) -> ModelVersion:
 
     Raises BuildError without a training set, TrainingError where nothing can be learned from it.
     """
+    with importable(context.project.root):
+        return _train(context, report)
+
+
+def _train(context: Context, report: Report) -> ModelVersion:
     features, model = _declared(context)
     known = training_set(features, context.warehouse)
     report.begin("training", 0)
@@ -129,7 +135,9 @@ def trained_already(context: Context) -> ModelVersion | None:
         current = builds.current_builds(transaction, TRAINING_SET).get(ALL)
     newest = versions[-1]
     same = current and newest.build == current.build
-    return newest if same and newest.lineage.get("model") == _digest(model) else None
+    with importable(context.project.root):
+        same_code = newest.lineage.get("model") == _digest(model)
+    return newest if same and same_code else None
 
 
 def _declared(context: Context) -> tuple[Features, Model]:
@@ -140,7 +148,10 @@ def _declared(context: Context) -> tuple[Features, Model]:
 
 
 def _digest(model: Model) -> str:
-    text = json.dumps([asdict(model), __version__], sort_keys=True)
+    declared = [asdict(model), __version__]
+    if own := own_sources(model.candidates):
+        declared.append(own)
+    text = json.dumps(declared, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -193,6 +204,17 @@ def _portable(verdict: Verdict) -> dict[str, Any]:
     return record
 
 
+def _reliability(fitted: FittedModel) -> list[str]:
+    """What calibration mended, measured in cross-validation."""
+    measured = (("as scored", fitted.before), ("as answered", fitted.after))
+    return [
+        f"probabilities {when}: log loss {found.log_loss:.4f}, Brier {found.brier:.4f}, "
+        f"calibration error {found.calibration_error:.4f}"
+        for when, found in measured
+        if found is not None
+    ]
+
+
 def _log(
     known: TrainingSet,
     parts: Split,
@@ -213,7 +235,9 @@ def _log(
         for result in fitted.results
     ]
     lines += [
+        f"configurations tried: {fitted.trials}",
         f"chosen: {fitted.candidate}, threshold {fitted.threshold:.6f}",
+        *_reliability(fitted),
         f"holdout AUC: {evaluation.roc_auc.value:.4f} "
         f"({evaluation.roc_auc.low:.4f} to {evaluation.roc_auc.high:.4f})",
         f"verdict: {verdict.decision}",

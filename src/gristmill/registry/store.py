@@ -342,8 +342,10 @@ def _parameters(model: FittedModel, parity: Parity) -> dict[str, object]:
         "threshold": model.threshold,
         "calibration_slope": model.calibration.slope,
         "calibration_intercept": model.calibration.intercept,
+        "trials": model.trials,
     }
     for result in model.results:
+        shown[f"configuration.{result.candidate}"] = dict(result.configuration)
         shown[f"folds.{result.candidate}"] = ", ".join(f"{fold:.6f}" for fold in result.folds)
     shown |= {f"library.{name}": version for name, version in libraries().items()}
     return shown | {f"parity.{key}": value for key, value in asdict(parity).items()}
@@ -358,6 +360,10 @@ def _metrics(model: FittedModel, evaluation: Evaluation, verdict: Verdict) -> di
             shown |= {name: value.value, f"{name}_low": value.low, f"{name}_high": value.high}
         elif isinstance(value, (int, float)):
             shown[name] = float(value)
+    for when, reliability in (("before", model.before), ("after", model.after)):
+        if reliability is not None:
+            measured = asdict(reliability).items()
+            shown |= {f"cross_validation.{when}.{name}": value for name, value in measured}
     for result in model.results:
         prefix = f"cross_validation.{result.candidate}.{result.metric}"
         shown |= {prefix: result.mean, f"{prefix}_deviation": result.deviation}

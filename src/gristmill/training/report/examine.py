@@ -140,4 +140,12 @@ def _parameters(fitted: FittedModel) -> dict[str, Any]:
     if hasattr(classifier, "get_params"):
         given = classifier.get_params(deep=False)
         found |= {name: value for name, value in sorted(given.items()) if value is not None}
+    for part in getattr(fitted.pipeline, "parts", ()):
+        found[f"{part.candidate}.share"] = part.share
+        given = part.pipeline.named_steps["classifier"].get_params(deep=False)
+        found |= {
+            f"{part.candidate}.{name}": value
+            for name, value in sorted(given.items())
+            if value is not None
+        }
     return found
