@@ -91,7 +91,8 @@ def version_details(context: Context, number: str) -> VersionDetails:
 
 def tenures_of(version: str, promotions: Sequence[Promotion]) -> list[Tenure]:
     """When a version was champion, the first time first."""
-    ends = [*(promotion.promoted_at for promotion in promotions[1:]), None]
+    begins = [promotion.promoted_at for promotion in promotions]
+    ends = [*begins[1:], None] if begins else []
     return [
         Tenure(
             since=promotion.promoted_at,
