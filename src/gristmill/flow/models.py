@@ -1,4 +1,4 @@
-"""The model versions for people: which there are, who was champion when, and what is lost of them."""
+"""The model versions for people: which there are, who was champion when, what is lost of them."""
 
 from __future__ import annotations
 
