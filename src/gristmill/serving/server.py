@@ -66,7 +66,8 @@ def serve(deployment: Deployment, *, host: str, port: int, workers: int = 1) -> 
         # Workers that cannot start would be started again for ever: find out here, once.
         load_predictor(read_bundle(deployment.bundle))
         open_spool(deployment.spool).close()
-        Workers(partial(answer, listening), workers).run()
+        # Once the workers close theirs too, who comes is sent away, instead of waiting in vain.
+        Workers(partial(answer, listening), workers, stopping=listening.close).run()
     finally:
         listening.close()
 

@@ -33,8 +33,10 @@ STOPPED_WITHIN = 25.0
 class Workers:
     """A number of processes that do the same work."""
 
-    def __init__(self, work: Work, count: int) -> None:
+    def __init__(self, work: Work, count: int, *, stopping: Callable[[], None]) -> None:
+        """`stopping` is called before they are told to stop, in the parent."""
         self._work = work
+        self._before_stop = stopping
         self._living: dict[int, int] = {}
         """Of each living worker, by its process id, the pipe on which it says that it is ready."""
         self._pauses: list[float] = [0.0] * count
@@ -75,6 +77,7 @@ class Workers:
                 self._start()
             self._wait(min(self._pauses, default=now + 1.0) - now)
             self._reap()
+        self._before_stop()
         for pid in self._living:
             os.kill(pid, signal.SIGTERM)
         deadline = time.monotonic() + STOPPED_WITHIN
