@@ -320,7 +320,7 @@ def test_both_ways_out_read_the_same_types(clients):
 
 
 def test_an_entity_that_is_not_there_is_an_error_that_says_as_of_when(clients):
-    with pytest.raises(EntityNotFound, match=r"no idx 99\. .*clients as of 2020-06-15 12:00 UTC"):
+    with pytest.raises(EntityNotFound, match=r"no idx 99\. .* as of 2020-06-15 12:00 UTC"):
         read.latest(clients.context.project.features, clients.warehouse, 99)
 
 

@@ -171,8 +171,8 @@ def latest_of(
     for place, entity in enumerate(entities, start=1):
         if place not in found:
             raise EntityNotFound(
-                f"The feature store has no {key} {entity!r}. Its rows are those of "
-                f"{features.entity.table} as of {build.as_of:%Y-%m-%d %H:%M} UTC."
+                f"The feature store has no {key} {entity!r}. "
+                f"It was built as of {build.as_of:%Y-%m-%d %H:%M} UTC."
             )
     return [
         LatestFeatures(features=found[place], as_of=build.as_of)

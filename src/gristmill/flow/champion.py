@@ -68,10 +68,10 @@ def predict(context: Context, entities: Sequence[str]) -> list[Prediction]:
 
     Raises NoChampion, InvalidFeatures, EntityNotFound; then none of them is answered.
     """
-    features = context.project.features
-    if features is None:
-        raise BuildError("The project declares no [features], so there is nothing to predict from.")
     bundle = champion_bundle(context)
+    features = bundle.manifest.stored_features
+    if features is None:
+        raise BuildError(f"Version {bundle.manifest.version} was trained without a feature store.")
     predictor = load_predictor(bundle)
     started = time.monotonic()
     keys = [entity_key_from_text(text, bundle.manifest.entity) for text in entities]

@@ -18,7 +18,6 @@ from gristmill.errors import BuildError, PredictionError
 from gristmill.features.read import feature_store_build, latest_batches
 from gristmill.predictions.prediction import new_prediction_ids
 from gristmill.predictions.predictor import CHUNK, load_predictor
-from gristmill.project.features import ColumnReference, Features
 from gristmill.warehouse.queries import load_queries
 
 if TYPE_CHECKING:
@@ -28,7 +27,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from gristmill.features.read import LatestBatch
-    from gristmill.registry.bundle import Bundle, Manifest
+    from gristmill.project.features import Features
+    from gristmill.registry.bundle import Bundle
     from gristmill.warehouse.connection import Transaction, Warehouse
 
 _queries = load_queries("gristmill.predictions", "score.sql")
@@ -65,7 +65,9 @@ def score(
     answered. No more than a batch of 65,536 is held in memory. Raises BuildError where there is no
     feature store or it lacks a feature, BundleError where the bundle answers otherwise here.
     """
-    features = _stored_features(bundle.manifest)
+    features = bundle.manifest.stored_features
+    if features is None:
+        raise BuildError(f"Version {bundle.manifest.version} was trained without a feature store.")
     with warehouse.transaction() as transaction:
         transaction.execute(_queries.lock)
         build = feature_store_build(features, transaction)
@@ -148,17 +150,3 @@ def _lines(
     buffer = io.BytesIO()
     arrow_csv.write_csv(table, buffer, _AS_LINES)
     return buffer.getbuffer()
-
-
-def _stored_features(manifest: Manifest) -> Features:
-    """What a version takes, as the feature store has it."""
-    store = manifest.feature_store
-    if store is None:
-        raise BuildError(f"Version {manifest.version} was trained without a feature store.")
-    return Features(
-        table=store,
-        entity=ColumnReference(table=store, column=manifest.entity.name),
-        features=tuple(
-            ColumnReference(table=store, column=feature.name) for feature in manifest.features
-        ),
-    )

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeVar
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from gristmill.errors import BundleError
-from gristmill.project.features import Feature  # noqa: TC001
+from gristmill.project.features import ColumnReference, Feature, Features
 from gristmill.project.serving import LogPolicy  # noqa: TC001
 from gristmill.project.table import ColumnType  # noqa: TC001
 from gristmill.registry.graph import check_graph
@@ -117,6 +117,20 @@ class Manifest:
     files: Mapping[str, FileDigest] = field(default_factory=dict)
     """Every other file of the bundle; filled in when it is written."""
     format: Literal[1] = 1
+
+    @property
+    def stored_features(self) -> Features | None:
+        """What the model takes, as the feature store has it; None where there is none."""
+        store = self.feature_store
+        if store is None:
+            return None
+        return Features(
+            table=store,
+            entity=ColumnReference(table=store, column=self.entity.name),
+            features=tuple(
+                ColumnReference(table=store, column=feature.name) for feature in self.features
+            ),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,6 @@ import msgspec
 from gristmill.features.read import LatestFeatures, latest
 from gristmill.predictions.predictor import Predictor, load_predictor
 from gristmill.predictions.together import Together
-from gristmill.project.features import ColumnReference, Features
 from gristmill.serving.openapi import openapi
 from gristmill.serving.schema import model_card
 
@@ -103,16 +102,9 @@ def load_served(bundle: Bundle, warehouse: Warehouse | None) -> Served:
 
 def _lookup(warehouse: Warehouse | None, manifest: Manifest) -> FeatureLookup | None:
     """How the bundle's features are found in the feature store, where there is one."""
-    store = manifest.feature_store
-    if warehouse is None or store is None:
+    features = manifest.stored_features
+    if warehouse is None or features is None:
         return None
-    features = Features(
-        table=store,
-        entity=ColumnReference(table=store, column=manifest.entity.name),
-        features=tuple(
-            ColumnReference(table=store, column=feature.name) for feature in manifest.features
-        ),
-    )
 
     def find(key: int | str) -> LatestFeatures:
         return latest(features, warehouse, key)
