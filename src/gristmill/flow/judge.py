@@ -14,7 +14,7 @@ from gristmill.training.attempts import Asked, attempt, scores_of
 from gristmill.training.gate import Rival, judge
 from gristmill.training.improvement import Scored
 from gristmill.training.leak import find_leaks
-from gristmill.training.out_of_time import out_of_time
+from gristmill.training.out_of_time import moments, out_of_time
 from gristmill.training.split import entity_fractions
 
 if TYPE_CHECKING:
@@ -95,6 +95,7 @@ def judge_candidate(context: Context, candidate: Candidate) -> tuple[Verdict, in
             scores=candidate.scores,
             champion=champion.version if champion else None,
             chance_spent=champion is None or champion.no_signal,
+            moments=moments(candidate.parts.holdout),
         ),
         decide,
     )

@@ -42,6 +42,25 @@ class Asked:
     """The version it is compared with."""
     chance_spent: bool
     """Whether no champion with signal reigns, so that it could become the first."""
+    moments: NDArray[np.int64] | None = None
+    """When each row's label was known, in microseconds since 1970, where the project says so."""
+
+    @property
+    def known_until(self) -> int | None:
+        """When the youngest label was known."""
+        return None if self.moments is None else int(self.moments.max())
+
+    def rows_since(self, known_until: int | None) -> list[str]:
+        """What tells the rows apart: an entity with a label of after a moment is a row of its own.
+
+        A project that asks about the same entities every month asks anew each time.
+        """
+        if known_until is None or self.moments is None:
+            return list(self.entities)
+        return [
+            f"{entity} {moment}" if moment > known_until else entity
+            for entity, moment in zip(self.entities, self.moments.tolist(), strict=True)
+        ]
 
     @property
     def digest(self) -> str:
@@ -74,7 +93,9 @@ def attempt(
                     "rows": len(asked.entities),
                     "decision": verdict.decision,
                     "reasons": json.dumps(verdict.reasons),
-                    "evidence": json.dumps(verdict.evidence, allow_nan=False),
+                    "evidence": json.dumps(
+                        {**verdict.evidence, "known_until": asked.known_until}, allow_nan=False
+                    ),
                 },
             )
         )
@@ -97,7 +118,7 @@ def _allowance(transaction: Transaction, asked: Asked) -> Allowance:
     return allowance(
         history,
         generation=generation_of(
-            asked.entities,
+            asked.rows_since(began["known_until"] if began else None),
             last=history[-1].generation if history else 0,
             began_with=began["entities"] if began else asked.entities,
         ),

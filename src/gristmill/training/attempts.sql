@@ -7,9 +7,9 @@ SELECT pg_advisory_xact_lock(hashtextextended('attempts', 0));
 SELECT generation, answers, champion, chance_spent FROM gristmill.attempts ORDER BY attempt;
 
 -- name: began_with
--- The entities that the last generation of the holdout began with.
-SELECT entities
-FROM gristmill.holdout_scores
+-- The entities that the last generation of the holdout began with, and its youngest label's moment.
+SELECT entities, (evidence ->> 'known_until')::bigint AS known_until
+FROM gristmill.holdout_scores JOIN gristmill.attempts USING (attempt)
 WHERE attempt = (
     SELECT min(attempt) FROM gristmill.attempts
     WHERE generation = (SELECT max(generation) FROM gristmill.attempts)

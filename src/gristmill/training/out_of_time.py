@@ -69,9 +69,9 @@ def out_of_time(
 
     None where labels have no moment (`as_of`), or all the same one.
     """
-    if AS_OF not in parts.training.table.column_names:
+    before, held_out = moments(parts.training), moments(parts.holdout)
+    if before is None or held_out is None:
         return None
-    before, held_out = _moments(parts.training), _moments(parts.holdout)
     every = np.concatenate([before, held_out])
     since = np.quantile(every, 1 - LATEST, method="higher")
     if since == every.min():
@@ -92,10 +92,15 @@ def out_of_time(
     return replace(told, roc_auc=roc_auc(youngest.labels, fitted.probabilities(youngest.inputs)))
 
 
-def _moments(sample: Sample) -> NDArray[np.int64]:
-    """When each label was known, in microseconds since 1970; one without a moment comes first."""
-    moments = pc.cast(sample.table.column(AS_OF), pa.timestamp("us", tz="UTC"))
-    numbers = pc.fill_null(pc.cast(moments, pa.int64()), np.iinfo(np.int64).min)
+def moments(sample: Sample) -> NDArray[np.int64] | None:
+    """When each label was known, in microseconds since 1970; one without a moment comes first.
+
+    None where the project does not say (`as_of`).
+    """
+    if AS_OF not in sample.table.column_names:
+        return None
+    column = pc.cast(sample.table.column(AS_OF), pa.timestamp("us", tz="UTC"))
+    numbers = pc.fill_null(pc.cast(column, pa.int64()), np.iinfo(np.int64).min)
     return cast("NDArray[np.int64]", numbers.to_numpy())
 
 

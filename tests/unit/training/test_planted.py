@@ -13,10 +13,10 @@ planted = runpy.run_path(str(Path(__file__).parents[3] / "benchmarks" / "verdict
 
 
 def test_projects_of_noise_trained_twelve_times_are_never_promoted():
-    found = [planted["noise_project"](seed) for seed in range(1, 11)]
+    found = [planted["noise_project"](seed) for seed in range(1, 8)]
 
     verdicts = sum((one["verdicts"] for one in found), Counter())
-    assert verdicts.total() >= 100
+    assert verdicts.total() >= 70
     assert verdicts["promote"] == 0
     assert any(one["naive"] for one in found)  # without spending some would have been
 
@@ -24,18 +24,18 @@ def test_projects_of_noise_trained_twelve_times_are_never_promoted():
 @pytest.mark.parametrize("worn", [0, 11])
 def test_a_planted_signal_is_not_refused_from_5000_labels_on(worn):
     found = Counter(
-        planted["signal_project"](seed, area=0.6, rows=5000, worn=worn) for seed in range(12)
+        planted["signal_project"](seed, area=0.6, rows=5000, worn=worn) for seed in range(8)
     )
     assert found["refuse"] == 0
-    assert found["promote"] >= (11 if worn == 0 else 8)
+    assert found["promote"] >= (7 if worn == 0 else 5)
 
 
 @pytest.mark.parametrize(
-    ("which", "least", "most"), [("worse", 0, 0), ("equal", 0, 1), ("better", 10, 12)]
+    ("which", "least", "most"), [("worse", 0, 0), ("equal", 0, 1), ("better", 7, 8)]
 )
 def test_a_planted_champion_yields_to_a_better_one_alone(which, least, most):
     champion, candidate = planted["GATES"][which]
     found = Counter(
-        planted["pair"](seed, champion=champion, candidate=candidate) for seed in range(12)
+        planted["pair"](seed, champion=champion, candidate=candidate) for seed in range(8)
     )
     assert least <= found["promote"] <= most
