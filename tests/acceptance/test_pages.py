@@ -178,6 +178,11 @@ def test_a_page_is_small_and_shows_hostile_values_as_they_are(visit, files, name
     assert page.get_by_text(HOSTILE, exact=True).count() > 0
 
 
+def test_the_report_lies_beside_the_run_in_mlflow_too(installation, files) -> None:
+    (artifact,) = (installation.home / "mlflow").rglob("report.html")
+    assert artifact.read_bytes() == files["report"].read_bytes()
+
+
 def test_the_verdict_is_read_at_once(visit, files) -> None:
     for width in WIDTHS:
         page = visit(files["report"].as_uri(), width=width).page

@@ -211,11 +211,7 @@ async def model_report(request: Request) -> Response:
     page = request.app.state.service.served.report
     if page is None:
         raise Refused("not-found", "The bundle of this model carries no report.")
-    headers = {
-        "content-security-policy": _REPORT_POLICY,
-        "referrer-policy": "no-referrer",
-        "x-content-type-options": "nosniff",
-    }
+    headers = {"content-security-policy": _REPORT_POLICY, "referrer-policy": "no-referrer"}
     return Response(page, media_type="text/html", headers=headers)
 
 
