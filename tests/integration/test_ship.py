@@ -8,9 +8,10 @@ import psycopg
 import pytest
 
 from gristmill.errors import StatementFailed, WarehouseUnreachable
+from gristmill.flow import context
 from gristmill.predictions.prediction import Prediction, new_prediction_id
 from gristmill.predictions.ship import Shipper, record, ship, ship_left_behind, ship_refused
-from gristmill.predictions.spool import open_spool
+from gristmill.predictions.spool import adopt_spools, open_spool
 from gristmill.warehouse.connection import Warehouse
 from gristmill.warehouse.sql import SQL
 
@@ -145,6 +146,18 @@ def test_what_the_dead_left_is_shipped_by_the_next_command(warehouse, tmp_path):
     living.forget(living.oldest(10))
     living.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_command_goes_on_where_what_was_left_cannot_be_shipped(tmp_path, caplog):
+    left = open_spool(tmp_path)
+    left.append([_prediction()])
+    left.close()
+    nowhere = Warehouse(url="postgresql://nobody@127.0.0.1:1/nothing")
+    context._ship_left_behind(tmp_path, nowhere)
+    assert "does not answer" in caplog.text
+    (spool,) = adopt_spools(tmp_path).spools
+    assert spool.count == 1
+    spool.close()
 
 
 def test_the_background_ships_what_comes_and_what_the_dead_left(warehouse, tmp_path):
