@@ -134,7 +134,11 @@ def _moments(known: TrainingSet) -> tuple[object, object] | None:
 
 def _parameters(fitted: FittedModel) -> dict[str, Any]:
     """The threshold, the calibration, and what the classifier says of itself."""
-    found: dict[str, Any] = {"threshold": fitted.threshold} | asdict(fitted.calibration)
+    found: dict[str, Any] = {"threshold": fitted.threshold, "trials": fitted.trials}
+    found["calibration"] = asdict(fitted.calibration)
+    for name, reliability in (("before", fitted.before), ("after", fitted.after)):
+        if reliability:
+            found[f"in cross-validation, {name} calibration"] = asdict(reliability)
     steps: Mapping[str, Any] = getattr(fitted.pipeline, "named_steps", {})
     classifier: Any = steps.get("classifier")
     if hasattr(classifier, "get_params"):

@@ -455,7 +455,7 @@ def _origin(found: Examined, lineage: Mapping[str, Any]) -> Html:
         _loads(loads) if loads else None,
         fold(
             "Parameters of the model",
-            facts([(words(name), scalar(value)) for name, value in found.parameters.items()]),
+            facts([(words(name), plain(value)) for name, value in found.parameters.items()]),
         ),
     )
 
