@@ -390,6 +390,23 @@ def test_a_bundle_that_was_replaced_by_a_whole_one_is_noticed(registry, register
     assert parts(registry) == [("1", "bundle")]
 
 
+def test_training_data_tidied_away_is_a_problem_of_what_is_in_use(registry, register, warehouse):
+    for number in ("1", "2", "3"):
+        register()
+        registry.promote(number, by="ana", why="better")
+    assert registry.problems() == []
+    with warehouse.transaction() as transaction:
+        transaction.execute("UPDATE gristmill.builds SET dropped_at = '2026-11-02'")
+
+    found = registry.problems()
+    assert [(one.version, one.part, one.expected) for one in found] == [
+        ("1", "training data", True), ("2", "training data", False), ("3", "training data", False),
+    ]  # fmt: skip
+    assert "tidied away on 2026-11-02 (builds: 1, loads: 0), though the version is in use" in (
+        found[2].message
+    )
+
+
 def test_nothing_is_promoted_or_rolled_back_to_what_cannot_answer(registry, register):
     for number in ("1", "2"):
         register()

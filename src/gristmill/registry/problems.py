@@ -122,7 +122,7 @@ def data_problems(
             version=row["version"],
             part="training data",
             message=f"what it was trained on was tidied away on {row['since']:%Y-%m-%d} "
-            f"({row['builds']} builds, {row['loads']} loads), {why}",
+            f"(builds: {row['builds']}, loads: {row['loads']}), {why}",
             expected=expected,
         )
 

@@ -83,7 +83,8 @@ FROM used
 JOIN gristmill.builds USING (build)
 LEFT JOIN gristmill.loads ON loads.load = ANY (builds.loads)
 GROUP BY used.version
-HAVING least(min(builds.dropped_at), min(loads.dropped_at)) IS NOT NULL;
+HAVING least(min(builds.dropped_at), min(loads.dropped_at)) IS NOT NULL
+ORDER BY used.version::bigint;
 
 -- name: answered_without_record
 -- The versions that have answered and are not on record; walks the index from one to the next.
