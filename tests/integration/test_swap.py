@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -19,6 +20,9 @@ import pytest
 from onnx import numpy_helper
 
 FEATURES = {"attr_a": 1, "attr_b": "c", "scd_a": 0.55, "scd_b": 3}
+
+TLS = ssl.create_default_context()
+"""Made once: each client would take longer to make one than to ask."""
 
 PROGRAM = """
 import sys
@@ -139,7 +143,9 @@ def _ready(client):
     """What both workers say, whichever is asked."""
     found = []
     for _ in range(20):
-        with httpx.Client(base_url=client.base_url, timeout=60, trust_env=False) as fresh:
+        with httpx.Client(
+            base_url=client.base_url, timeout=60, trust_env=False, verify=TLS
+        ) as fresh:
             found.append(fresh.get("/ready").json())
     return found
 
