@@ -12,6 +12,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -53,8 +54,8 @@ class Running:
     stack: Stack
     address: str
     log: Path
-    session: int
-    """The first of its processes, which the others belong to."""
+    process: int
+    """The first of its processes."""
 
     @property
     def url(self) -> str:
@@ -62,14 +63,19 @@ class Running:
 
     def processor_seconds(self) -> float:
         """What all its processes have used of the processor, so far."""
-        ticks = 0
+        ticks, children = {}, defaultdict(list)
         for stat in Path("/proc").glob("[0-9]*/stat"):
             with suppress(OSError):  # it ended just now
                 # proc(5): what follows the name in brackets begins with field 3, the state.
                 fields = stat.read_text().rpartition(")")[2].split()
-                if int(fields[3]) == self.session:
-                    ticks += int(fields[11]) + int(fields[12])
-        return ticks / os.sysconf("SC_CLK_TCK")
+                children[int(fields[1])].append(int(stat.parent.name))
+                ticks[int(stat.parent.name)] = int(fields[11]) + int(fields[12])
+        found, used = [self.process], 0
+        while found:
+            process = found.pop()
+            used += ticks.get(process, 0)
+            found += children[process]
+        return used / os.sysconf("SC_CLK_TCK")
 
     def ask(self, body: bytes) -> dict:
         request = urllib.request.Request(self.url, body, {"Content-Type": "application/json"})
@@ -201,7 +207,7 @@ def started(stack: Stack, logs: Path) -> Iterator[Running]:
         )
     try:
         running = Running(
-            stack=stack, address=f"http://127.0.0.1:{port}", log=log, session=process.pid
+            stack=stack, address=f"http://127.0.0.1:{port}", log=log, process=process.pid
         )
         _wait_until_listening(running, process)
         yield running
