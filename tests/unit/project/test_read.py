@@ -11,6 +11,7 @@ from gristmill.project.features import ColumnReference, Features
 from gristmill.project.model import Gate, Model
 from gristmill.project.project import Database, User, Workflow
 from gristmill.project.read import read_project
+from gristmill.project.serving import Serving
 from gristmill.project.table import Column, Dialect, Period, Reference, Table
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
@@ -706,3 +707,22 @@ def test_sql_that_is_not_text_is_a_mistake(write, tmp_path):
     (tmp_path / "totals.sql").write_bytes(b"\xff")
 
     assert "derived.totals.sql: totals.sql cannot be read: it is not UTF-8." in problems_of(path)
+
+
+# --- [serving] ------------------------------------------------------------------------------------
+
+
+def test_the_record_comes_first_unless_the_project_says_otherwise(tmp_path):
+    path = tmp_path / "gristmill.toml"
+    (tmp_path / "totals.sql").write_text("SELECT 1")
+    for said, log in (
+        ("", "durable"),
+        ('[serving]\nlog = "durable"', "durable"),
+        ('[serving]\nlog = "best_effort"', "best_effort"),
+    ):
+        path.write_text(BASE + said)
+        assert read_project(path).serving == Serving(log=log)
+    for wrong in ('log = "sometimes"', 'logs = "durable"'):
+        path.write_text(f"{BASE}[serving]\n{wrong}")
+        with pytest.raises(ProjectError, match=rf"serving\.{wrong.split()[0]}: .*(durable|log)"):
+            read_project(path)
