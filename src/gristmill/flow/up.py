@@ -11,6 +11,7 @@ from gristmill.features.read import any_entity, latest
 from gristmill.flow import steps
 from gristmill.predictions.prediction import json_value
 from gristmill.serving import background
+from gristmill.serving.keys import list_keys
 from gristmill.warehouse import embedded
 
 if TYPE_CHECKING:
@@ -65,11 +66,12 @@ def _how_to_use(context: Context, url: str) -> list[str]:
             "features": {name: json_value(value) for name, value in found.items()},
         }
     )
+    key = "-H 'authorization: Bearer KEY' " if list_keys(context.home.keys) else ""
     return [
         "",
         f"The API answers on {url} (its pages: {url}/docs). Try:",
         "",
-        f"  curl -s {url}/predict -H 'content-type: application/json' -d {shlex.quote(body)}",
+        f"  curl -s {url}/predict {key}-H 'content-type: application/json' -d {shlex.quote(body)}",
         "",
         "`gristmill status` shows how things stand, `gristmill down` stops everything.",
     ]
