@@ -144,8 +144,8 @@ def _groups(one: Distribution, base: float | None) -> Html:
     ends = [group.label.high for group in one.groups if group.label]
     columns = [
         Column(title="values" if one.feature.type == "text" else "range"),
-        Column(title="share of rows", kind="strip"),
-        Column(title="rows", kind="number"),
+        Column(title="rows", kind="strip"),
+        Column(title="share", kind="number"),
     ]
     if with_label:
         columns.append(Column(title="label 1", kind="strip"))
