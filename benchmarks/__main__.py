@@ -8,7 +8,7 @@ import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks import batches, loading, months, serving, verdict, whole_run
+from benchmarks import accuracy, batches, loading, months, parity, serving, verdict, whole_run
 from gristmill.warehouse import embedded
 
 BENCHMARKS = {
@@ -20,6 +20,8 @@ BENCHMARKS = {
     "serving": serving.answers,
     "batch": batches.rows_a_second,
     "verdict": verdict.run,
+    "accuracy": accuracy.run,
+    "parity": parity.run,
 }
 TIMED = {"batch", "serving"}
 """They go on for some seconds, where the others have a number of rows."""

@@ -54,17 +54,19 @@ def phases(rows: Any, cycles: Sequence[Sequence[Cycle]]) -> NDArray[np.float64]:
 
 
 def waves(rows: Any, cycles: Sequence[Sequence[Cycle]]) -> NDArray[np.float64]:
-    """Sine and cosine of the phases, all sines first, so that a cycle's end meets its start.
+    """Two triangle waves of each phase, a quarter apart, so that a cycle's end meets its start.
 
-    Null is the middle of the circle. Not for trees: what is equal in a circle, such as two sines,
-    differs by a rounding here, and a tree may split there.
+    They go from 1 down to 0 and up again where sine and cosine would swing; those are no
+    arithmetic: a runtime rounds them by what else it computes at once. All first waves come first.
+    Null lies in the middle.
     """
-    angles = phases(rows, cycles) * turn_factors(cycles)
-    both = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
-    return np.where(np.isnan(both), 0.0, both)
+    turns = np.clip(phases(rows, cycles) / periods(cycles), 0.0, 1.0)
+    later = turns + 0.25
+    both = np.concatenate([turns, later - np.floor(later)], axis=1)
+    swings = np.abs(both * 2.0 - 1.0)
+    return np.where(np.isnan(swings), 0.5, swings)
 
 
-def turn_factors(cycles: Sequence[Sequence[Cycle]]) -> NDArray[np.float64]:
-    """What makes an angle of each phase."""
-    periods = [cycle.period for of_column in cycles for cycle in of_column]
-    return 2 * np.pi / np.array(periods, dtype=np.float64)
+def periods(cycles: Sequence[Sequence[Cycle]]) -> NDArray[np.float64]:
+    """How long each cycle is, in the order of the phases."""
+    return np.array([cycle.period for of_column in cycles for cycle in of_column])

@@ -37,7 +37,7 @@ FEWEST_TO_COMPARE = 1_000
 MOST_CELLS = 12_000_000
 """… or have so many columns that their matrices would hold more numbers than this."""
 FEW_ROWS = 10_000
-MOST_ITERATIONS = 1_000
+MOST_ITERATIONS = 500
 """Boosting ends after so many trees at the latest."""
 OWN_PROBABILITIES = 1e-7
 """A project's own classifier is never surer than this: its log-odds would be noise beyond."""

@@ -158,9 +158,13 @@ def _phases(graph: Graph, dated: Sequence[str], cycles: Sequence[Sequence[calend
 
 def _waves(graph: Graph, phases: str, cycles: Sequence[Sequence[calendar.Cycle]]) -> str:
     """What `calendar.waves` makes of the phases."""
-    angles = graph.add("Mul", phases, graph.constant(calendar.turn_factors(cycles)))
-    waves = graph.side_by_side([graph.add("Sin", angles), graph.add("Cos", angles)])
-    return graph.add("Where", graph.add("IsNaN", waves), graph.constant(0.0), waves)
+    turns = graph.add("Div", phases, graph.constant(calendar.periods(cycles)))
+    turns = graph.add("Clip", turns, graph.constant(0.0), graph.constant(1.0))
+    later = graph.add("Add", turns, graph.constant(0.25))
+    both = graph.side_by_side([turns, graph.add("Sub", later, graph.add("Floor", later))])
+    doubled = graph.add("Mul", both, graph.constant(2.0))
+    swings = graph.add("Abs", graph.add("Sub", doubled, graph.constant(1.0)))
+    return graph.add("Where", graph.add("IsNaN", swings), graph.constant(0.5), swings)
 
 
 def _filled(graph: Graph, phases: str, fitted: Any) -> str:

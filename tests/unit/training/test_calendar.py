@@ -57,13 +57,22 @@ def test_several_columns_come_one_after_the_other_and_null_stays_null():
 
 
 def test_waves_close_the_circle_and_null_is_its_middle():
-    found = waves(column(4, 4 - 1e-9, math.nan), [CYCLES["date"]])  # Monday; just before it
+    """By hand: Monday 0:00 begins the week, its wave at 1; a quarter on, the other is at 0.5."""
+    found = waves(column(4, 4 - 1e-9, 4 + 3.5, math.nan), [CYCLES["date"]])
 
-    sines, cosines = found[:, :2], found[:, 2:]
-    np.testing.assert_allclose(found[0], found[1], atol=1e-8)
-    np.testing.assert_allclose(sines[0] ** 2 + cosines[0] ** 2, 1.0)
-    assert (found[2] == 0.0).all()
+    week = found[:, [0, 2]]
+    np.testing.assert_allclose(week, [[1, 0.5], [1, 0.5], [0, 0.5], [0.5, 0.5]], atol=1e-8)
+
+
+@given(st.floats(-1e6, 1e6), st.integers(-1000, 1000))
+def test_waves_come_again_with_every_cycle(day, weeks):
+    first, second = waves(column(day, day + 7 * weeks), [CYCLES["date"]])[:, [0, 2]]
+
+    np.testing.assert_allclose(first, second, atol=1e-8)
+    assert 0 <= first.min() <= first.max() <= 1
 
 
 def test_no_time_is_too_far_off():
-    assert np.isfinite(waves(column(1.7e308, -1.7e308), [CYCLES["timestamp"]])).all()
+    found = waves(column(1.7e308, -1.7e308), [CYCLES["timestamp"]])
+
+    assert ((found >= 0) & (found <= 1)).all()
