@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, LiteralString
 
@@ -42,11 +42,10 @@ class Warehouse:
         with theirs.
         Raises WarehouseUnreachable where nothing answers, StatementFailed where a statement fails.
         """
-        with translated(), connect(self.url) as connection:
+        with translated(), closing(connect(self.url, autocommit=True)) as connection:
             transaction = Transaction(connection)
-            yield transaction
-            connection.commit()
-            connection.autocommit = True
+            with connection.transaction():
+                yield transaction
             for query in transaction.after_commit:
                 connection.execute(query)
 
