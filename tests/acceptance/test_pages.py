@@ -18,6 +18,8 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 HOSTILE = '"><img src=x onerror=alert(1)><script>alert(2)</script>'
+CATEGORIES = (HOSTILE, "\u202e</style></svg><svg onload=alert(3)>", "W" * 150, " ")
+"""What stands for the category c: scripts, a turn of the writing, no place to break, nothing."""
 LARGEST = 1_500_000
 WIDTHS = (390, 1280)
 SCHEMES = ("light", "dark")
@@ -36,7 +38,7 @@ def installation(install: Callable, tmp_path_factory: pytest.TempPathFactory):
     place = header.index("attr_b")
     for number, row in enumerate(rows):
         if row[place] == "c":
-            row[place] = HOSTILE if number % 2 else "\u202e</style></svg><svg onload=alert(3)>"
+            row[place] = CATEGORIES[number % len(CATEGORIES)]
     with profiles.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([header, *rows])
     installation.run("run")

@@ -45,7 +45,7 @@ def test_the_base_install_loads_and_builds(shop):
     shop.declare(PROJECT, totals="SELECT sum(value) AS value FROM sales")
     shop.put("sales/2020-01.csv", "date,value\n2020-01-05,3\n")
     shop.put("sales/2020-02.csv", "date,value\n2020-02-05,4\n")
-    for words in (["check"], ["load"], ["build"], ["status"], ["diff", "sales"]):
+    for words in (["check"], ["load"], ["build"], ["status"], ["diff", "sales"], ["explore"]):
         done = gristmill(shop, *words)
         assert done.returncode == 0, done.stderr
     assert shop.rows("SELECT value FROM totals") == [(7,)]
