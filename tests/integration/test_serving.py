@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import dataclasses
 import hashlib
 import json
 import re
@@ -23,11 +24,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from gristmill.errors import BundleError, PortTaken, ServingError
+from gristmill.errors import BundleError, EntityNotFound, PortTaken, ServingError
 from gristmill.predictions.spool import adopt_spools
+from gristmill.serving import api
 from gristmill.serving.bodies import LARGEST_BODY
 from gristmill.serving.entry import build
 from gristmill.serving.server import Deployment, listen, serve
+from gristmill.serving.service import AT_DATABASE
 
 MISSION = {"idx": 150000, "features": {"attr_a": 1, "attr_b": "c", "scd_a": 0.55, "scd_b": 3}}
 
@@ -385,6 +388,32 @@ def test_a_database_that_is_away_is_not_an_unknown_entity(
         superuser.execute(allow.format(name, psycopg.sql.SQL("true")))
         _wait_until(lambda: _logged(warehouse))
     assert [str(row["prediction_id"]) for row in _logged(warehouse)] == [answer["prediction_id"]]
+
+
+def test_a_database_that_hangs_holds_up_its_own_requests_only(
+    bundle_folder, served, tmp_path, monkeypatch
+):
+    app = build(Deployment(bundle=bundle_folder, spool=tmp_path / "spool"))
+    service = app.state.service
+    answers, asking = threading.Event(), threading.Semaphore(0)
+
+    def hang(key):
+        asking.release()
+        assert answers.wait(60)
+        raise EntityNotFound(f"There is no {key}.")
+
+    service.served = dataclasses.replace(service.served, lookup=hang)
+    monkeypatch.setattr(api, "DATABASE_TIMEOUT", 0.2)
+    with served(app) as client, ThreadPoolExecutor(AT_DATABASE) as pool:
+        hanging = [pool.submit(client.get, f"/predict/{key}") for key in range(AT_DATABASE)]
+        for _ in hanging:
+            assert asking.acquire(timeout=60)
+        _problem(client.get("/predict/100"), 503, "database-unavailable")
+        assert client.post("/predict", json=MISSION).status_code == 200
+        answers.set()
+        for one in hanging:
+            _problem(one.result(), 404, "unknown-entity")
+        _problem(client.get("/predict/100"), 404, "unknown-entity")
 
 
 def test_a_feature_store_that_was_never_built(warehouse, bundle_folder, tmp_path):

@@ -81,8 +81,8 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
-DATABASE_TIMEOUT = 10.0
-"""Seconds that a request waits for the database, with those before it."""
+DATABASE_TIMEOUT = 5.0
+"""Seconds that a request waits for its turn at the database."""
 NOTE_EVERY = 1.0
 """Seconds between two notes of how the record stands, for `/metrics` of all workers."""
 _REPORT_POLICY = (
@@ -373,11 +373,17 @@ async def _with_database(
     service: Service, work: Callable[..., Result], *arguments: object
 ) -> Result:
     """Work that waits for the database, in a thread; no more than a few at a time."""
+    turn = object()
     try:
         async with asyncio.timeout(DATABASE_TIMEOUT):
-            return await anyio.to_thread.run_sync(work, *arguments, limiter=service.at_database)
+            await service.at_database.acquire_on_behalf_of(turn)
     except TimeoutError:
         raise WarehouseError("Too many requests wait for it.") from None
+    try:
+        # Not within the timeout: a thread cannot be stopped, and gives its turn back when it ends.
+        return await anyio.to_thread.run_sync(work, *arguments)
+    finally:
+        service.at_database.release_on_behalf_of(turn)
 
 
 def _document(content: msgspec.Struct) -> Response:
