@@ -99,13 +99,22 @@ def _by_range(column: pa.ChunkedArray, feature: Feature) -> Grouping:
         cuts = np.quantile(finite, np.linspace(0, 1, RANGES + 1)[1:-1], method="higher")
         bounds = np.unique(cuts)
         bounds = bounds[bounds > known[0]]
-        ends = [numbers.encoded(value, feature.type) for value in bounds.tolist()]
-        names = [f"below {ends[0]}"] if ends else ["any"]
-        names += [f"{low} to {high}" for low, high in pairwise(ends)]
-        names += [f"{ends[-1]} or more"] if ends else []
+        names = _ranges(bounds.tolist(), feature.type)
     return Grouping(
         feature=feature,
         names=(*names, NULL),
         of_data=(False,) * (len(names) + 1),
         bounds=bounds,
     )
+
+
+def _ranges(bounds: list[float], kind: FeatureType) -> list[str]:
+    """The names of the ranges between bounds: whole numbers and days are told with their last."""
+    if not bounds:
+        return ["any"]
+    whole = kind in ("integer", "date")
+    names = [f"below {numbers.encoded(bounds[0], kind)}"]
+    for low, high in pairwise(bounds):
+        first, last = (numbers.encoded(one, kind) for one in (low, high - 1 if whole else high))
+        names.append(first if first == last else f"{first} to {last}")
+    return [*names, f"{numbers.encoded(bounds[-1], kind)} or more"]

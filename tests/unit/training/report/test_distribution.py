@@ -61,6 +61,18 @@ def test_few_numbers_are_told_one_by_one():
     assert found.quantiles == (1, 1, 5)
 
 
+def test_ranges_of_whole_numbers_are_told_with_their_last():
+    values = [*range(20), *[7] * 3]
+    found = distribution(column(values, pa.int64()), feature("integer"))
+    rows = {one.name: one.rows for one in found.groups}
+    assert sum(rows.values()) == 23
+    for name, count in rows.items():
+        first, _, last = name.partition(" to ")
+        if last:
+            assert count == sum(int(first) <= value <= int(last) for value in values)
+    assert len([name for name in rows if " to " in name]) == 3
+
+
 def test_dates_and_booleans_and_nothing():
     day = datetime.date(2024, 1, 31)
     assert distribution(column([day, None]), feature("date")).groups[0].name == "2024-01-31"
