@@ -262,7 +262,8 @@ def test_what_is_planned_during_a_commit_is_planned_anew_after_it(swapped):
             plain = psycopg.Connection.execute
 
             def watched(connection, query, *arguments, **options):
-                if connection is not reader and connection.autocommit:
+                idle = psycopg.pq.TransactionStatus.IDLE
+                if connection is not reader and connection.info.transaction_status == idle:
                     seen.append(plain(reader, load, prepare=True).fetchone()[0])
                 return plain(connection, query, *arguments, **options)
 
