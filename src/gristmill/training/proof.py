@@ -132,13 +132,14 @@ def run(session: Any, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]
 def _check_batches(session: Any, model: FittedModel, inputs: Mapping[str, NDArray[Any]]) -> None:
     """A row must be answered alone, among a few and among many with the same bits."""
     everything = run(session, inputs)
-    rows = min(ALONE, len(everything))
-    few = {name: values[:rows] for name, values in inputs.items()}
+    places = np.unique(np.linspace(0, len(everything) - 1, ALONE).astype(np.intp))
+    few = {name: values[places] for name, values in inputs.items()}
     alone = [
         run(session, {name: values[row : row + 1] for name, values in few.items()})[0]
-        for row in range(rows)
+        for row in range(len(places))
     ]
-    if not (everything[:rows] == alone).all() or not (everything[:rows] == run(session, few)).all():
+    among_few = run(session, few)
+    if not ((everything[places] == alone) & (everything[places] == among_few)).all():
         raise ExportError(
             f"The graph of {model.candidate!r} answers a row otherwise alone than in a batch. "
             f"Nothing was registered. {_instead(model)}"
