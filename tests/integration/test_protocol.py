@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from gristmill.serving import bodies, protocol
+from gristmill.serving import protocol
 from gristmill.serving.entry import build
 from gristmill.serving.protocol import LARGEST_HEADERS
 from gristmill.serving.server import Deployment
@@ -69,8 +69,7 @@ def answered(connection):
 
 @pytest.fixture
 def impatient(monkeypatch):
-    monkeypatch.setattr(protocol, "HEADER_TIMEOUT", 0.3)
-    monkeypatch.setattr(bodies, "BODY_TIMEOUT", 0.3)
+    monkeypatch.setattr(protocol, "TIMEOUT", 0.3)
 
 
 @pytest.mark.parametrize("begun", [b"", b"POST /pre", HEAD])

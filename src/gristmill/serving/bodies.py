@@ -5,7 +5,6 @@ It checks shapes and keys. Whether features are of their types is the predictor'
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import re
 from contextlib import contextmanager
@@ -33,8 +32,6 @@ LARGEST_BATCH_BODY = 8 << 20
 """Bytes of the body of a request about many."""
 MOST_ROWS = 10_000
 """Rows of one request."""
-BODY_TIMEOUT = 10.0
-"""Seconds in which a body arrives."""
 
 LONGEST_KEY = 255
 """Characters of an Idempotency-Key."""
@@ -51,23 +48,15 @@ class Asked(NamedTuple):
 
 
 async def read_body(request: Request, limit: int = LARGEST_BODY) -> bytes:
-    """The body of a request that says it is JSON, within limits of size and time."""
+    """The body of a request that says it is JSON; it is `Protocol` that waits no longer for it."""
     _check_headers(request.scope["headers"], limit)
-    try:
-        async with asyncio.timeout(BODY_TIMEOUT):
-            message = await request.receive()
-            body: bytes = message.get("body", b"")
-            while message["type"] == "http.request" and message.get("more_body"):
-                if len(body) > limit:
-                    raise _too_large(limit)
-                message = await request.receive()
-                body += message.get("body", b"")
-    except TimeoutError:
-        raise Refused(
-            "timeout",
-            f"It took longer than {BODY_TIMEOUT:g} seconds.",
-            headers={"connection": "close"},
-        ) from None
+    message = await request.receive()
+    body: bytes = message.get("body", b"")
+    while message["type"] == "http.request" and message.get("more_body"):
+        if len(body) > limit:
+            raise _too_large(limit)
+        message = await request.receive()
+        body += message.get("body", b"")
     if message["type"] == "http.disconnect":
         raise ClientDisconnect
     if len(body) > limit:

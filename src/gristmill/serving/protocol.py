@@ -1,4 +1,4 @@
-"""How a connection speaks HTTP: uvicorn's own way, with limits on headers that it does not set.
+"""How a connection speaks HTTP: uvicorn's own way, with limits that it does not set.
 
 Whoever sends no whole request in time, or no end of headers, is answered and cut off, so that idle
 connections cannot use up the server.
@@ -16,8 +16,8 @@ from gristmill.serving.problems import MEDIA_TYPE, Refused
 if TYPE_CHECKING:
     import asyncio
 
-HEADER_TIMEOUT = 10.0
-"""Seconds in which the headers of a request arrive."""
+TIMEOUT = 10.0
+"""Seconds between two looks at a connection: a request that has not arrived meanwhile is ended."""
 LARGEST_HEADERS = 32 << 10
 """Bytes that may come of a request's address and headers without their end."""
 
@@ -32,7 +32,7 @@ class Protocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to watch it: one timer for as long as it lives, none for each request."""
         super().connection_made(transport)
-        self._timer = self.loop.call_later(HEADER_TIMEOUT, self._watch)
+        self._timer = self.loop.call_later(TIMEOUT, self._watch)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop watching."""
@@ -60,12 +60,14 @@ class Protocol(HttpToolsProtocol):
 
     def _watch(self) -> None:
         # Between requests uvicorn has a timer of its own.
-        waits = self._waits() and self.timeout_keep_alive_task is None
-        if waits and self.cycle is self._cycle_before:
-            self._refuse(Refused("timeout", "The headers did not arrive in time."))
+        headers = self._waits() and self.timeout_keep_alive_task is None
+        body = not self._waits() and self.cycle.more_body and not self.cycle.response_started
+        if (headers or body) and self.cycle is self._cycle_before:
+            part = "body" if body else "headers"
+            self._refuse(Refused("timeout", f"The {part} did not arrive in {TIMEOUT:g} seconds."))
             return
         self._cycle_before = self.cycle
-        self._timer = self.loop.call_later(HEADER_TIMEOUT, self._watch)
+        self._timer = self.loop.call_later(TIMEOUT, self._watch)
 
     def _refuse(self, refusal: Refused) -> None:
         """Answer with a problem document and end the connection."""
