@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import logging
 import os
 import pwd
 import socket
@@ -18,6 +19,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from gristmill import __version__, cli
 from gristmill.registry.tracking import tracking_url
+from gristmill.serving.logs import LOG_CONFIG
 
 MONTHS = ("2025-10", "2025-11", "2025-12")
 
@@ -66,7 +68,10 @@ def type_in(installation, monkeypatch, capsys):
             cli.main()
         return Said(int(ended.value.code or 0), *capsys.readouterr())
 
-    return run
+    yield run
+    # `serve` sets up its log, on an output that ends with the test.
+    for name in LOG_CONFIG["loggers"]:
+        logging.getLogger(name).handlers.clear()
 
 
 @pytest.fixture
