@@ -1,6 +1,7 @@
 """Predictions reach the warehouse exactly once, whatever dies or is away on the way."""
 
 import json
+import threading
 import time
 from datetime import UTC, datetime
 
@@ -106,6 +107,25 @@ def test_one_that_the_warehouse_refuses_holds_up_nobody(warehouse, spool):
     assert spool.count == 0
 
 
+def test_why_one_is_refused_is_told_without_what_it_holds(warehouse, tmp_path, caplog):
+    """PostgreSQL quotes the row, or the value, in what it says."""
+    with warehouse.transaction() as transaction:
+        transaction.execute(
+            SQL("ALTER TABLE gristmill.predictions ADD CONSTRAINT cheap CHECK (probability < 0.9)")
+        )
+    spool = open_spool(tmp_path)
+    shipper = Shipper(spool, warehouse)
+    spool.append([_prediction("who", probability=0.95, features={"attr_b": "a secret"})])
+    shipper.start()
+    _wait_until(lambda: shipper.shipping.problem is not None)
+    shipper.stop()
+    spool.close()
+    told = caplog.text + shipper.shipping.problem
+    assert "cheap" in told
+    assert "a secret" not in told
+    assert "who" not in told
+
+
 def test_what_was_refused_is_brought_once_the_warehouse_takes_it(warehouse, spool):
     constraint = "ALTER TABLE gristmill.predictions {} CONSTRAINT no_two {}"
     with warehouse.transaction() as transaction:
@@ -173,6 +193,35 @@ def test_the_background_ships_what_comes_and_what_the_dead_left(warehouse, tmp_p
     shipper.stop()
     spool.close()
     assert {row["entity"] for row in _logged(warehouse)} == {"left", "new", "last"}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_under_load_without_a_pause_the_dead_are_shipped_too(warehouse, tmp_path, monkeypatch):
+    """More comes than one transaction brings, all the time: nobody ever finds the spool empty."""
+    monkeypatch.setattr("gristmill.predictions.ship.ADOPT_EVERY", 0.5)
+    spool = open_spool(tmp_path)
+    shipper = Shipper(spool, warehouse)
+    over = threading.Event()
+
+    def load():
+        while not over.is_set():
+            spool.append([_prediction("load")])
+
+    loading = threading.Thread(target=load)
+    loading.start()
+    try:
+        shipper.start()
+        _wait_until(lambda: _logged(warehouse))
+        left = open_spool(tmp_path)
+        left.append([_prediction("left")])
+        left.close()
+        _wait_until(lambda: "left" in {row["entity"] for row in _logged(warehouse)})
+        assert loading.is_alive()
+    finally:
+        over.set()
+        loading.join()
+        shipper.stop()
+        spool.close()
     assert list(tmp_path.iterdir()) == []
 
 

@@ -34,6 +34,8 @@ BATCH = 5000
 """Predictions that one transaction brings, where they were not put on record together."""
 MOST_REFUSED = 10
 """Predictions that the warehouse refused before, and that it is asked to take again at a time."""
+AT_A_TIME = 2.0
+"""Seconds that one spool is shipped before the others, and an order to stop, are looked at."""
 PAUSE = 0.25
 """Seconds between two looks at the spools."""
 LONGEST_PAUSE = 5.0
@@ -78,14 +80,16 @@ def record(warehouse: Warehouse, predictions: Sequence[Prediction]) -> int:
 
 
 def ship(spool: Spool, warehouse: Warehouse, *, until: float = math.inf) -> int:
-    """Bring all that waits in a spool into the warehouse; how many were brought.
+    """Bring all that waits in a spool by now into the warehouse; how many were brought.
 
     A row that the warehouse refuses holds up nobody: it is set aside, see `ship_refused`. Ends
     early where `time.monotonic()` passes `until`. Raises WarehouseError and SpoolError where
     nothing more can be brought.
     """
     brought = 0
-    while time.monotonic() < until and (groups := spool.oldest(BATCH)):
+    # What comes meanwhile is the next call's: under load a spool is never empty.
+    waiting = spool.count
+    while waiting > 0 and time.monotonic() < until and (groups := spool.oldest(BATCH)):
         refused: list[bytes] = []
         try:
             with warehouse.transaction() as transaction:
@@ -96,7 +100,9 @@ def ship(spool: Spool, warehouse: Warehouse, *, until: float = math.inf) -> int:
                 raise
             refused = _insert_each(warehouse, groups)
         spool.forget(groups, refused=refused)
-        brought += sum(group.size for group in groups) - len(refused)
+        size = sum(group.size for group in groups)
+        waiting -= size
+        brought += size - len(refused)
     return brought
 
 
@@ -115,7 +121,7 @@ def ship_refused(spool: Spool, warehouse: Warehouse) -> str | None:
             if not error.sqlstate.startswith(OF_A_ROW):
                 raise
             spool.blame(refused)
-            problem = f"A prediction is refused, and stays in {spool.path}: {error}"
+            problem = f"A prediction is refused, and stays in {spool.path}: {_kind(error)}"
         else:
             brought.append(refused)
     if brought:
@@ -140,6 +146,11 @@ def ship_left_behind(folder: Path, warehouse: Warehouse, *, until: float = math.
     if adopted.problem:
         raise adopted.problem
     return brought
+
+
+def _kind(error: StatementFailed) -> str:
+    """What is wrong with a row, for the log: what PostgreSQL says of it quotes its features."""
+    return f"SQLSTATE {error.sqlstate} {error.constraint}".strip()
 
 
 def _insert(transaction: Transaction, records: str) -> int:
@@ -226,7 +237,8 @@ class Shipper:
             self._not_adopted = adopted.problem
         spools = [spool for spool in (self._own, *self._adopted) if spool.count]
         for spool in spools:
-            ship(spool, warehouse, until=self._until)
+            soon = time.monotonic() + AT_A_TIME
+            ship(spool, warehouse, until=self._until if self._stopping.is_set() else soon)
         if now >= self._refused_at:
             self._refused_at = now + REFUSED_EVERY
             problems = [ship_refused(spool, warehouse) for spool in spools if spool.count]
