@@ -96,3 +96,16 @@ def test_a_history_of_one_thing_has_valid_from_alone_as_its_key(shop):
     shop.put("history.csv", ROW + "2,2024-03-01,2024-07-01\n3,2024-08-01,\n")
     shop.load()
     assert shop.rows("SELECT line, rule FROM gristmill.rejects") == [(3, "overlap")]
+
+
+@pytest.mark.parametrize("time", ["date", "timestamp"])
+def test_intervals_overlap_whatever_else_of_them_is_in_the_key(shop, time):
+    declared = HISTORY.replace('"since"]\nvalid', '"since", "until"]\nvalid')
+    shop.declare(declared.replace('"date', f'"{time}').replace("?", ""))
+    day = "" if time == "date" else "T00:00:00Z"
+    rows = [("01-01", "05-01"), ("03-01", "07-01"), ("01-01", "02-01")]
+    lines = [f"1,2024-{since}{day},2024-{until}{day}" for since, until in rows]
+    shop.put("history.csv", "\n".join(["idx,since,until", *lines]))
+    shop.load()
+    found = shop.rows("SELECT line, rule FROM gristmill.rejects ORDER BY line")
+    assert found == [(3, "overlap"), (4, "overlap")]

@@ -9,6 +9,7 @@ import pytest
 from psycopg import IsolationLevel
 
 from gristmill.loading import contract, ledger
+from gristmill.loading.tidy import tidy_builds, tidy_loads
 from gristmill.project.table import Table
 
 LIVENESS = 60
@@ -250,6 +251,62 @@ def test_a_mark_never_comes_without_its_partition(swapped, swaps, autocommit, pr
             reader.result()
 
     assert counts == {SHOWN}
+
+
+@contextmanager
+def after_each_commit(look):
+    """Call something before each statement that follows a commit on the same connection."""
+    plain = psycopg.Connection.execute
+    looking = threading.Lock()
+
+    def watched(connection, query, *arguments, **options):
+        idle = connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
+        if connection.autocommit and idle and looking.acquire(blocking=False):
+            try:
+                look()
+            finally:
+                looking.release()
+        return plain(connection, query, *arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(psycopg.Connection, "execute", watched)
+        yield
+
+
+def test_tidying_leaves_what_is_shown_until_all_are_told(busy):
+    """Another process tidies between a commit and the telling of it."""
+    seen = []
+
+    def look():
+        tidy_loads(busy.warehouse, [])
+        tidy_builds(busy.warehouse, [])
+        query = "SELECT (SELECT count(*) FROM sales), (SELECT sum(number) FROM monthly)"
+        seen.extend(busy.rows(query))
+
+    put(busy, "2020-02", 1)
+    with after_each_commit(look):
+        busy.load()
+        busy.build()
+
+    assert seen
+    assert set(seen) == {(len(MONTHS) * ROWS, len(MONTHS) * ROWS)}
+
+
+def test_what_has_new_columns_is_shown_from_its_commit_on(busy):
+    seen = []
+
+    def look():
+        query = "SELECT (SELECT count(*) FROM sales), (SELECT count(*) > 0 FROM monthly)"
+        seen.extend(busy.rows(query))
+
+    other = TOML.replace('"integer" }', '"number" }')
+    busy.declare(other, monthly=MONTHLY.replace("max(value)", "max(value)::text"))
+    with after_each_commit(look):
+        busy.load()
+        busy.build()
+
+    assert seen
+    assert set(seen) == {(len(MONTHS) * ROWS, True)}
 
 
 def test_what_is_planned_during_a_commit_is_planned_anew_after_it(swapped):

@@ -26,8 +26,12 @@ VALUES (%(build)s, %(name)s, %(period)s, %(definition)s, %(loads)s, %(builds)s, 
         %(rows)s, %(seconds)s);
 
 -- name: hold
--- Held, past the commit, until others have been told of what is attached.
-SELECT pg_advisory_lock(6018464, %(build)s);
+-- Held, past the commit, until others have been told of what is attached; but where all marks are
+-- this transaction's the parent may be new, and nobody has listed its partitions before.
+SELECT pg_advisory_lock(6018464, %(build)s) WHERE EXISTS (
+    SELECT FROM gristmill.current_builds
+    WHERE name = %(name)s AND xmin <> pg_current_xact_id()::xid
+);
 
 -- name: mark
 -- Moves the mark that the view reads.

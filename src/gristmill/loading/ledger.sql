@@ -73,8 +73,12 @@ VALUES (%(load)s, %(table)s, %(period)s, %(file)s, %(etag)s, %(bytes)s, %(modifi
         %(contract)s, %(status)s, %(rows)s, %(rejected)s, %(rules)s, %(seconds)s);
 
 -- name: hold
--- Held, past the commit, until others have been told of what is attached.
-SELECT pg_advisory_lock(6018463, %(load)s);
+-- Held, past the commit, until others have been told of what is attached; but where all marks are
+-- this transaction's the parent may be new, and nobody has listed its partitions before.
+SELECT pg_advisory_lock(6018463, %(load)s) WHERE EXISTS (
+    SELECT FROM gristmill.current_loads
+    WHERE table_name = %(table)s AND xmin <> pg_current_xact_id()::xid
+);
 
 -- name: mark
 -- Moves the mark that the view reads.

@@ -107,14 +107,14 @@ def overlaps(table: Table, load: int) -> Composed:
     An interval reaches from `valid_from` up to, not including, `valid_to`; an open one never ends.
     """
     valid_from, valid_to = table.valid
-    others = [column for column in table.key if column != valid_from]
+    others = [column for column in table.key if column not in table.valid]
     # The columns are renamed before they are compared: they may have any name, `until` too.
     return SQL(
         "SELECT _line, CASE WHEN ends IS NULL AND until = 'infinity' THEN 'two_open' "
         "ELSE 'overlap' END AS rule, CASE WHEN ends IS NULL AND until = 'infinity' "
         "THEN {two_open} ELSE {overlap} END AS reason FROM (SELECT _line, {valid_from} AS begins, "
         "{valid_to} AS ends, max(coalesce({valid_to}, 'infinity')) OVER ({partition} "
-        "ORDER BY {valid_from} ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS until "
+        "ORDER BY {valid_from}, _line ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS until "
         "FROM raw.{name}) AS ordered WHERE until > begins"
     ).format(
         valid_from=Identifier(valid_from),
@@ -130,7 +130,7 @@ def overlaps(table: Table, load: int) -> Composed:
 def any_overlap(table: Table, load: int) -> Composed:
     """Whether any row begins before the one that began last has ended, by the key's index alone."""
     valid_from, valid_to = table.valid
-    others = [column for column in table.key if column != valid_from]
+    others = [column for column in table.key if column not in table.valid]
     return SQL(
         "SELECT EXISTS (SELECT FROM (SELECT {valid_from} AS begins, "
         "lag(coalesce({valid_to}, 'infinity')) OVER ({partition} ORDER BY {valid_from}) AS until "

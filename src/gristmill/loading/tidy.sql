@@ -1,5 +1,5 @@
 -- name: superseded_loads
--- Loads that no view shows, with their age within their period: the newest has age 1.
+-- Loads that no view shows, not even until all are told of the next, with their age within their period: the newest has age 1.
 SELECT load AS number, table_name AS name, age, readers
 FROM (
     SELECT load, table_name, readers, row_number() OVER (
@@ -8,7 +8,10 @@ FROM (
     FROM gristmill.loads
     WHERE status = 'loaded' AND dropped_at IS NULL
 ) AS aged
-WHERE load NOT IN (SELECT load FROM gristmill.current_loads)
+WHERE load NOT IN (SELECT load FROM gristmill.current_loads) AND load NOT IN (
+    SELECT unnest(gristmill.shown_loads(table_name))
+    FROM (SELECT DISTINCT table_name FROM gristmill.current_loads) AS shown
+)
 ORDER BY load;
 
 -- name: remember_load_readers
@@ -31,7 +34,7 @@ SELECT EXISTS (
 UPDATE gristmill.loads SET dropped_at = now() WHERE load = %(number)s;
 
 -- name: superseded_builds
--- Builds that no view shows, with their age within their period: the newest has age 1.
+-- Builds that no view shows, not even until all are told of the next, with their age within their period: the newest has age 1.
 SELECT build AS number, name, age, readers
 FROM (
     SELECT build, name, readers,
@@ -39,7 +42,10 @@ FROM (
     FROM gristmill.builds
     WHERE dropped_at IS NULL
 ) AS aged
-WHERE build NOT IN (SELECT build FROM gristmill.current_builds)
+WHERE build NOT IN (SELECT build FROM gristmill.current_builds) AND build NOT IN (
+    SELECT unnest(gristmill.shown_builds(name))
+    FROM (SELECT DISTINCT name FROM gristmill.current_builds) AS shown
+)
 ORDER BY build;
 
 -- name: remember_build_readers
