@@ -6,10 +6,13 @@ from html.parser import HTMLParser
 import psycopg
 import pytest
 
+from gristmill.errors import TrainingError
 from gristmill.features import profile
+from gristmill.features.read import training_set
 from gristmill.features.sources import Source
 from gristmill.flow.explore import explore
 from gristmill.flow.report import Silence
+from gristmill.training.split import split
 
 TOML = """
 [tables.clients]
@@ -48,6 +51,7 @@ entity = "clients.idx"
 features = ["clients.shop", "clients.born", "activity.amount"]
 label = "labels.label"
 """
+PER_SHOP = "SELECT shop, count(*) AS clients FROM clients GROUP BY shop"
 HOSTILE = '"><script>alert(1)</script>'
 
 
@@ -69,7 +73,7 @@ class Reader(HTMLParser):
 @pytest.fixture
 def filled(shop):
     """60 clients, of whom 58 have a history and 40 a label that goes with their shop."""
-    shop.declare(TOML, per_shop="SELECT shop, count(*) AS clients FROM clients GROUP BY shop")
+    shop.declare(TOML, per_shop=PER_SHOP)
     quoted = HOSTILE.replace('"', '""')
     clients = ["idx,shop,born,empty"]
     clients += [
@@ -140,6 +144,31 @@ def test_hostile_values_stay_text(filled):
     assert not read.tags & {"script", "img", "link", "iframe"}
     assert HOSTILE in read.text
     assert "://" not in page
+
+
+def test_a_boolean_label_is_counted_as_0_and_1(filled):
+    (filled.folder / "home").mkdir()
+    filled.declare(TOML.replace('label = "integer"', 'label = "boolean"'), per_shop=PER_SHOP)
+    filled.load("labels")
+    filled.build()
+    read = Reader(page_of(filled))
+    assert "Label 150.0%20" in read.text
+    assert "The label goes with shop more than by chance" in read.text
+
+
+def test_a_label_that_is_no_number_is_shown_and_refused(filled):
+    """A derived table's columns are not declared, so only its rows tell that they cannot do."""
+    (filled.folder / "home").mkdir()
+    toml = TOML.replace('label = "labels.label"', 'label = "answers.said"') + (
+        '[derived.answers]\nsql = "answers.sql"\nfrom = ["labels"]\nkey = ["idx"]\n'
+    )
+    answers = "SELECT idx, CASE label WHEN 1 THEN 'yes' ELSE 'no' END AS said FROM labels"
+    filled.declare(toml, per_shop=PER_SHOP, answers=answers)
+    filled.build()
+    assert "The label is text: only 0 and 1 can be predicted." in Reader(page_of(filled)).text
+    known = training_set(filled.context.project.features, filled.warehouse)
+    with pytest.raises(TrainingError, match="said must be an integer, 0 or 1; found string"):
+        split(known, salt="shop", share=0.2)
 
 
 def test_before_anything_is_loaded(shop):

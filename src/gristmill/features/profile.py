@@ -112,11 +112,12 @@ def profile(transaction: Transaction, source: Source) -> Profile:
 
 
 def label_counts(transaction: Transaction, source: Source, label: str) -> tuple[int, int]:
-    """How many rows of a source have a label, and how many of those have 1."""
+    """How many rows of a source have a label, and how many of those have 1, or true."""
     row = transaction.row(
         SQL(
             "SELECT count({label}) AS labelled, "
-            "count(*) FILTER (WHERE {label}::numeric = 1) AS ones FROM ({rows}) AS rows"
+            "count(*) FILTER (WHERE {label}::text ~ '^(true|1([.]0*)?)$') AS ones "
+            "FROM ({rows}) AS rows"
         ).format(label=Identifier(label), rows=source.rows)
     )
     assert row is not None  # an aggregate has one row

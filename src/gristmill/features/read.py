@@ -107,7 +107,7 @@ def training_set(features: Features, warehouse: Warehouse) -> TrainingSet:
         types = _types(transaction, TRAINING_SET)
         table = _table(transaction, build, types, order=features.entity.column)
     label = table.column_names.index(features.label.column)
-    table = table.set_column(label, features.label.column, table.column(label).cast(pa.int64()))
+    table = table.set_column(label, features.label.column, _as_integers(table.column(label)))
     return TrainingSet(
         entity=features.entity.column,
         features=tuple(
@@ -117,6 +117,14 @@ def training_set(features: Features, warehouse: Warehouse) -> TrainingSet:
         table=table,
         build=build.build,
     )
+
+
+def _as_integers(labels: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Labels as 0 and 1; those that are no whole numbers as they are, for the split to refuse."""
+    try:
+        return labels.cast(pa.int64())
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        return labels
 
 
 def entity_type(features: Features, warehouse: Warehouse) -> FeatureType:

@@ -40,6 +40,7 @@ KEY_LIKE = 0.5
 LEVEL = 0.05
 TELLING_ROWS = 50
 """Rows of a group that all have the same label, from which on that is worth a look."""
+LABEL_TYPES = ("integer", "number", "boolean")
 MOST_COLUMNS = 200
 """Columns of a table that are shown: with more, a page would be too large to send."""
 ODD_PERIOD = 0.5
@@ -198,6 +199,8 @@ def _label_remarks(store: StoreFound, distributions: Sequence[Distribution]) -> 
         return []
     if not store.labelled:
         return ["No entity has a label: nothing can be trained."]
+    if _label_type(store) not in LABEL_TYPES:
+        return [f"The label is {_label_type(store)}: only 0 and 1 can be predicted."]
     remarks: list[Child] = []
     share = store.ones / store.labelled
     if min(share, 1 - share) < RARE_LABEL:
@@ -315,6 +318,14 @@ def depends(one: Distribution, *, tests: int) -> bool:
 # The feature store
 
 
+def _label_type(store: StoreFound) -> str:
+    return next(
+        column.feature.type
+        for column in store.profile.columns
+        if column.feature.name == store.label
+    )
+
+
 def _of_features(store: StoreFound) -> list[Distribution]:
     """Every feature, with the label beside it where it is 0 or 1."""
     import numpy as np
@@ -322,7 +333,7 @@ def _of_features(store: StoreFound) -> list[Distribution]:
 
     sample = store.profile.sample
     labels = None
-    if store.label and store.labelled:
+    if store.label and store.labelled and _label_type(store) in LABEL_TYPES:
         known = pc.cast(sample.column(store.label), "float64", safe=False).to_numpy()
         if np.isin(known[~np.isnan(known)], (0.0, 1.0)).all():
             labels = np.asarray(known, dtype=np.float64)
