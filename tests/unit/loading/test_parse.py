@@ -327,6 +327,19 @@ def test_a_quoted_newline_moves_the_lines_below_it():
     assert [(reject.line, reject.raw) for reject in rejects] == [(8, '?,"1\n2"'), (10, "3,")]
 
 
+@pytest.mark.parametrize("ending", ["", "\n", "\r\n"])
+@pytest.mark.parametrize("declared", ["text", "boolean"])
+def test_an_empty_field_at_the_end_of_the_file_is_null(declared, ending):
+    columns = (
+        Column(name="a", type="text"),
+        Column(name="b", type=declared, nullable=True),
+    )
+    assert parse(table(columns), f'a,b\n"x",{ending}'.encode()) == (
+        [{"a": "x", "b": None, "_line": 2}],
+        [],
+    )
+
+
 def test_columns_that_the_project_does_not_name_are_told():
     parser = Parser(table((Column(name="b", type="text"),)), "things.csv", None)
 
