@@ -72,7 +72,7 @@ def compared(model: FittedModel, asked: dict, training: dict) -> dict:
     session = open_session(graph, model.candidate)
     told = {"candidate": model.candidate.rpartition(":")[2], "graph KB": len(graph) // 1024}
     for name, inputs in (("rows", asked), ("probes", make_probes(model, training))):
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
             expected = model.probabilities(inputs)
         answered = run_graph(session, inputs)
         flips = (answered >= model.threshold) != (expected >= model.threshold)

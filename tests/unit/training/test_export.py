@@ -148,6 +148,19 @@ def test_any_mix_of_features(candidate, kept):
     assert export(model, parts.training).parity.flips == 0
 
 
+def test_the_greatest_doubles_of_several_numbers_make_no_noise():
+    """scikit-learn adds up the probes: of six numbers that was ∞ − ∞, and numpy said so."""
+    names = [f"number_{place}" for place in range(6)]
+    random = np.random.default_rng(1)
+    columns = {name: random.normal(size=600) for name in names}
+    table = pa.table({"id": np.arange(600), **columns, "label": random.integers(0, 2, 600)})
+    features = tuple(Feature(name=name, type="number") for name in names)
+    known = TrainingSet(entity="id", features=features, label="label", table=table, build=1)
+    parts, model = train(known, "logistic")
+
+    assert export(model, parts.training).parity.flips == 0
+
+
 @pytest.mark.parametrize("candidate", PARTS)
 def test_columns_that_are_null_or_constant_throughout(candidate):
     plain = make_training_set(600)
