@@ -45,11 +45,11 @@ def make_own(path: str, *, seed: int) -> Any:
         )
     try:
         estimator = getattr(importlib.import_module(module_name), function_name)()
-    except (ImportError, AttributeError, TypeError, ValueError, SyntaxError) as error:
+    except Exception as error:  # the project's own code, which may raise whatever it likes
         raise TrainingError(
-            f"The candidate {path!r} cannot be made: {error}. It must name a function, in a module "
-            "that is installed or lies beside the project file, that takes no arguments and "
-            "returns a scikit-learn classifier."
+            f"The candidate {path!r} cannot be made: {type(error).__name__}: {error}. It must name "
+            "a function, in a module that is installed or lies beside the project file, that takes "
+            "no arguments and returns a scikit-learn classifier."
         ) from error
     missing = [name for name in ("fit", "predict_proba") if not hasattr(estimator, name)]
     if missing:

@@ -264,7 +264,7 @@ def test_a_projects_own_candidate_competes(own_module, training_set):
     ("candidate", "message"),
     [
         ("forest", "There is no candidate 'forest'"),
-        ("no_such_module:make", "cannot be made: No module named"),
+        ("no_such_module:make", "cannot be made: ModuleNotFoundError: No module named"),
         ("own_candidates:missing", "cannot be made"),
         ("own_candidates:needs_argument", "cannot be made"),
         ("own_candidates:makes_a_list", "makes a list without fit and predict_proba"),

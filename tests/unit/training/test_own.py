@@ -60,6 +60,17 @@ def test_a_module_that_is_no_python_is_refused(folder):
         make_own("beside_the_project:make", seed=0)
 
 
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [("return forest()", "NameError: name 'forest'"), ("raise RuntimeError('no GPU')", "no GPU")],
+)
+def test_whatever_goes_wrong_in_it_is_said_to_be_its_own(folder, body, said):
+    (folder / "beside_the_project.py").write_text(f"def make():\n    {body}\n")
+
+    with importable(folder), pytest.raises(TrainingError, match=said):
+        make_own("beside_the_project:make", seed=0)
+
+
 def test_changed_code_is_told(folder):
     candidate = "beside_the_project:make_forest"
     with importable(folder):
