@@ -105,6 +105,19 @@ def test_no_body_makes_it_fail(client, path, body):
     assert is_sound(client.post(path, content=body, headers=JSON))
 
 
+@pytest.mark.parametrize("path", ["/predict", "/predict/batch"])
+@pytest.mark.parametrize(("begin", "end"), [("[", "]"), ('{"a":', "}")])
+def test_no_depth_makes_it_fail(client, path, begin, end):
+    """Up to where the parser refuses it, all that looks at a value must take it."""
+    for depth in range(940, 1001):
+        value = begin * depth + ("1" if begin != "[" else "") + end * depth
+        body = f'{{"idx": 1, "features": {json.dumps(FEATURES)[:-1]}, "attr_a": {value}}}}}'
+        body = body if path == "/predict" else f'{{"rows": [{body}]}}'
+        response = client.post(path, content=body, headers=JSON)
+        assert is_sound(response), depth
+        assert response.status_code in {400, 422}
+
+
 @settings(max_examples=200, derandomize=True)
 @given(key=st.text(max_size=40) | st.integers().map(str))
 def test_no_address_makes_it_fail(client, key):

@@ -196,6 +196,9 @@ def _timestamp(value: object) -> float:
 
 
 def _found(value: object) -> str:
+    if isinstance(value, (list, dict)):
+        # What is nested deeply cannot be shown: showing it recurses.
+        return f"found a {type(value).__name__}"
     return f"found {value!r}" if len(repr(value)) <= 80 else f"found a {type(value).__name__}"
 
 

@@ -52,9 +52,18 @@ class Together:
             if len(asked) > 1:
                 for one in asked:
                     self._answer_all([one])
-            elif not asked[0].done.done():
-                asked[0].done.set_exception(error)
+            else:
+                _fail(asked, error)
+            return
+        except Exception as error:  # noqa: BLE001 (whoever asked raises it, and waits no more)
+            _fail(asked, error)
             return
         for one, answer in zip(asked, answers, strict=True):
             if not one.done.done():
                 one.done.set_result(answer)
+
+
+def _fail(asked: Sequence[_Asked], error: Exception) -> None:
+    for one in asked:
+        if not one.done.done():
+            one.done.set_exception(error)

@@ -56,6 +56,18 @@ def test_a_wrong_one_fails_alone(predictor):
     assert answers[3] == predictor.answer(_row(3))
 
 
+def test_where_the_model_itself_fails_nobody_waits_for_ever(predictor):
+    predictor._session = None
+
+    async def ask():
+        together = Together(predictor)
+        asked = (together.answer(_row(number)) for number in range(3))
+        async with asyncio.timeout(30):
+            return await asyncio.gather(*asked, return_exceptions=True)
+
+    assert [type(each) for each in asyncio.run(ask())] == [AttributeError] * 3
+
+
 def test_one_that_is_given_up_does_not_disturb_the_others(predictor):
     async def ask():
         together = Together(predictor)
