@@ -1,12 +1,15 @@
 """Connections that do not speak HTTP as they should are answered and ended, at no other's cost."""
 
 import json
+import logging
 import socket
+import time
 
 import pytest
 
 from gristmill.serving import protocol
 from gristmill.serving.entry import build
+from gristmill.serving.guard import MOST_LOGGED
 from gristmill.serving.protocol import LARGEST_HEADERS
 from gristmill.serving.server import Deployment
 
@@ -139,6 +142,54 @@ def test_what_is_not_http(connect, sent):
     received = until_it_ends(connection)
     assert received.startswith(b"HTTP/1.1 4"), received
     assert b"application/problem+json" in received
+
+
+UPGRADE = (
+    b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\n"
+    b"http2-settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\n"
+)
+"""What Java's own client sends with every first request."""
+
+
+@pytest.mark.parametrize("wish", [UPGRADE, b"connection: upgrade\r\nupgrade: websocket\r\n"])
+@pytest.mark.parametrize("apart", [False, True])
+def test_who_would_rather_speak_another_protocol_is_answered_in_this_one(connect, wish, apart):
+    connection = connect()
+    request = WHOLE.replace(b"host: x\r\n", b"host: x\r\n" + wish)
+    for _ in range(2):
+        for piece in [request[:-40], request[-40:]] if apart else [request]:
+            connection.sendall(piece)
+            time.sleep(0.05 * apart)
+        assert answered(connection).startswith(b"HTTP/1.1 200")
+    connection.sendall(WHOLE)
+    assert answered(connection).startswith(b"HTTP/1.1 200")
+
+
+def test_a_wish_for_another_protocol_and_an_end(connect):
+    connection = connect()
+    wish = UPGRADE.replace(b"Upgrade,", b"close, Upgrade,")
+    connection.sendall(WHOLE.replace(b"host: x\r\n", b"host: x\r\n" + wish))
+    assert b"prediction_id" in until_it_ends(connection)
+
+
+def test_a_tunnel_is_refused(connect):
+    connection = connect()
+    connection.sendall(b"CONNECT example.com:443 HTTP/1.1\r\nhost: example.com\r\n\r\n")
+    problem(until_it_ends(connection), 400, "malformed-http")
+
+
+def test_what_is_not_http_is_logged_by_its_kind_and_does_not_fill_the_log(connect, caplog):
+    caplog.set_level(logging.INFO)
+    started = time.monotonic()
+    for _ in range(10 * MOST_LOGGED):
+        connection = connect()
+        connection.sendall(b"secret\r\n\r\n")
+        until_it_ends(connection)
+    seconds = int(time.monotonic() - started) + 2
+    assert 0 < len(caplog.records) <= (MOST_LOGGED + 1) * seconds
+    line = next(one for one in caplog.records if one.getMessage() == "refused")
+    assert (line.status, line.problem, line.client) == (400, "malformed-http", "127.0.0.1")
+    assert "secret" not in json.dumps([vars(one) for one in caplog.records], default=str)
 
 
 def test_many_bad_connections_leave_the_service_as_it_was(connect, client):

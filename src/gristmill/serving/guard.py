@@ -54,7 +54,7 @@ class Guard:
         self._routes = routes
         self._prefix = secrets.token_hex(6)
         self._numbers = itertools.count(1)
-        self._log = _Limited()
+        self._log = Limited()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -125,7 +125,7 @@ def _reason(cause: Exception | None) -> str | None:
     return str(cause) if isinstance(cause, GristmillError) else None
 
 
-class _Limited:
+class Limited:
     """Logs what was refused, so many in a second."""
 
     def __init__(self) -> None:
@@ -135,10 +135,10 @@ class _Limited:
     def refused(
         self,
         scope: Scope,
-        request_id: str,
+        request_id: str | None,
         route: str,
         status: int,
-        seconds: float,
+        seconds: float | None,
         key: str | None,
     ) -> None:
         """One line of what was wrong, by its kind: what exactly may quote the request."""
@@ -157,12 +157,12 @@ class _Limited:
             "refused",
             extra={
                 "request_id": request_id,
-                "method": scope["method"],
+                "method": scope.get("method"),
                 "route": route,
                 "status": status,
                 "problem": problem.kind.name if problem else None,
                 "reason": _reason(scope.get("cause")) if status >= _FAULT else None,
-                "milliseconds": round(seconds * 1000, 3),
+                "milliseconds": None if seconds is None else round(seconds * 1000, 3),
                 "key": key,
                 "client": client[0] if client else None,
             },
