@@ -410,7 +410,8 @@ def list_models(
         )  # fmt: skip
         return
     columns = ["version", "champion", "verdict", "metric", "value", "candidate", "registered_at"]
-    terminal.print_table(columns, terminal.as_rows(found, columns))
+    rounded = [{**one, "value": round(one["value"], 3)} for one in found]
+    terminal.print_table(columns, terminal.as_rows(rounded, columns))
     for problem in problems:
         terminal.print_error("\n".join(problem_lines(problem)))
 
