@@ -70,7 +70,7 @@ def prove(graph: bytes, model: FittedModel, training: Sample) -> Parity:
     session = open_session(graph, model.candidate)
     differences, flips = [], 0
     for inputs in (rows, probes):
-        # The probes hold the greatest doubles there are, which scikit-learn adds up to look for NaN.
+        # The probes hold the greatest doubles, which scikit-learn adds up to look for NaN.
         with np.errstate(over="ignore", invalid="ignore"):
             expected = model.probabilities(inputs)
         answered = run(session, inputs)
