@@ -409,9 +409,10 @@ def list_models(
                                   if each.version == one["version"]]} for one in found]
         )  # fmt: skip
         return
-    columns = ["version", "champion", "verdict", "metric", "value", "candidate", "registered_at"]
-    rounded = [{**one, "value": round(one["value"], 3)} for one in found]
-    terminal.print_table(columns, terminal.as_rows(rounded, columns))
+    columns = ["version", "champion", "verdict", "value", "candidate", "registered_at"]
+    metric = found[0]["metric"] if found else "value"
+    headings = [metric if column == "value" else column for column in columns]
+    terminal.print_table(headings, terminal.as_rows(found, columns))
     for problem in problems:
         terminal.print_error("\n".join(problem_lines(problem)))
 
