@@ -242,6 +242,9 @@ def _check_samples(predictor: Predictor, samples: Sequence[Sample]) -> None:
         answers = predictor.answers([sample.features for sample in samples])
     except PredictionError as error:
         raise BundleError(f"samples.json holds a sample that has no answer: {error}") from error
+    except tuple(_runtime_errors()) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise BundleError(f"model.onnx fails for a sample of samples.json: {reason}") from error
     for place, (sample, answer) in enumerate(zip(samples, answers, strict=True)):
         off = abs(answer.probability - sample.probability)
         if off > TOLERANCE or answer.label != sample.label:

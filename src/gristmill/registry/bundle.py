@@ -316,9 +316,10 @@ def _read_file(folder: int, name: str, limit: int) -> bytes:
         descriptor = os.open(name, flags, dir_fd=folder)
     except OSError as error:
         raise BundleError(f"{name} of the bundle cannot be read: {error.strerror}.") from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise BundleError(f"{name} of the bundle is no plain file.")
     with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise BundleError(f"{name} of the bundle is no plain file.")
         content = file.read(limit + 1)
     if name == MANIFEST and len(content) > limit:
         raise BundleError(f"{name} is longer than {limit} bytes.")

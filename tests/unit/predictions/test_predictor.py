@@ -172,6 +172,26 @@ def test_a_graph_that_does_not_fit_the_features_is_refused(example_model):
             Predictor(graph=example_model.graph(), features=features, threshold=0.5)
 
 
+def test_a_graph_that_fails_where_it_runs_is_refused(bundle_folder):
+    bundle = read_bundle(bundle_folder)
+    bundle = dataclasses.replace(bundle, graph=_of_another_shape(bundle.graph))
+    with pytest.raises(BundleError, match=r"model\.onnx fails"):
+        load_predictor(bundle)
+
+
+def _of_another_shape(graph):
+    """The model, with an end that only seven rows would pass."""
+    import onnx
+
+    model = onnx.load_from_string(graph)
+    (last,) = (node for node in model.graph.node if "probability" in node.output)
+    last.output[list(last.output).index("probability")] = "before"
+    shape = onnx.numpy_helper.from_array(np.array([7, 1]), "seven")
+    model.graph.initializer.append(shape)
+    model.graph.node.append(onnx.helper.make_node("Reshape", ["before", "seven"], ["probability"]))
+    return model.SerializeToString()
+
+
 def test_bytes_that_are_no_graph_are_refused(example_model):
     for content in (b"", b"nonsense", example_model.graph()[:200]):
         with pytest.raises(BundleError, match=r"model\.onnx"):

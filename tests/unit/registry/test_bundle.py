@@ -130,6 +130,14 @@ def test_a_named_pipe_is_refused_and_not_waited_for(bundle_folder):
         read_bundle(bundle_folder)
 
 
+@pytest.mark.parametrize("name", ["manifest.json", "model.onnx"])
+def test_a_folder_in_the_place_of_a_file_is_refused(bundle_folder, name):
+    (bundle_folder / name).unlink()
+    (bundle_folder / name).mkdir()
+    with pytest.raises(BundleError, match="plain file"):
+        read_bundle(bundle_folder)
+
+
 def test_a_file_that_the_manifest_does_not_name_is_refused(bundle_folder):
     (bundle_folder / "extra.py").write_text("print('hello')")
     with pytest.raises(BundleError, match=r"extra\.py"):
