@@ -133,6 +133,22 @@ def test_a_better_version_succeeds_and_one_that_is_not_does_not(judged):
     assert judged.champion == "2"
 
 
+def test_a_champion_that_came_meanwhile_does_not_yield_to_a_verdict_on_another(judged, monkeypatch):
+    assert judged.train("noise").verdict != "promote"
+    registry, train_version = judged.shop.context.registry, steps.train_version
+
+    def overtaken(context, report):
+        version = train_version(context, report)
+        registry.promote("1", by="ana", why="meanwhile", force=True)
+        return version
+
+    monkeypatch.setattr(steps, "train_version", overtaken)
+    better = judged.train("known", "more")
+
+    assert (better.version, better.verdict, judged.champion) == ("2", "promote", "1")
+    assert [one.by for one in registry.promotions()] == ["ana"]
+
+
 def test_every_attempt_on_noise_wears_the_holdout_until_new_entities_renew_it(judged):
     judged.put(strength=0.0)
     for number, features in enumerate((["known"], ["known", "more"], ["noise"]), start=1):

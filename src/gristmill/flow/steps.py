@@ -252,8 +252,13 @@ def train(context: Context, report: Report) -> ModelVersion:
     with recorded(context.warehouse, "train"):
         version = train_version(context, report)
         if version.verdict == "promote":
-            promote(context, version.version, by="gate", why=version.reasons[-1])
-            report.done(f"version {version.version} is the champion")
+            if context.registry.promote_as_judged(version):
+                report.done(f"version {version.version} is the champion")
+            else:
+                report.done(
+                    f"version {version.version} is not promoted: the champion has changed since "
+                    "they were compared. Train again, or promote by hand"
+                )
         return version
 
 

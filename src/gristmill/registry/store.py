@@ -206,6 +206,23 @@ class Registry:
         self.mend_mirror()
         return chosen
 
+    def promote_as_judged(self, chosen: ModelVersion) -> bool:
+        """Make a version the champion because the gate says `promote`; whether it is now.
+
+        It is not where another champion reigns by now than the one it was compared with: the
+        verdict says nothing of that one. Raises BundleError where its bundle is spoilt.
+        """
+        with self._warehouse.transaction() as transaction:
+            transaction.execute(_queries.lock)
+            verify_bundle(chosen.bundle, digest=chosen.bundle_digest)
+            current = transaction.row(_queries.champion)
+            compared = transaction.row(_queries.compared, {"attempt": chosen.lineage["attempt"]})
+            if compared is None or compared["champion"] != (current and current["version"]):
+                return False
+            _promote(transaction, chosen.version, by="gate", why=chosen.reasons[-1])
+        self.mend_mirror()
+        return True
+
     def rollback(self, *, by: str, why: str) -> ModelVersion:
         """Take the last promotion back: the champion before it answers again.
 

@@ -44,6 +44,10 @@ SELECT version, promoted_at, by, os_user, database_user, why, rolled_back
 FROM gristmill.promotions
 ORDER BY promotion;
 
+-- name: compared
+-- The champion that an attempt was compared with.
+SELECT champion FROM gristmill.attempts WHERE attempt = %(attempt)s;
+
 -- name: insert_promotion
 -- Makes a version the champion; the database adds when, and by which of its users.
 INSERT INTO gristmill.promotions (version, by, os_user, why, rolled_back)
