@@ -12,7 +12,9 @@ from moto.server import ThreadedMotoServer
 
 from gristmill.bucket.bucket import Bucket, open_bucket
 from gristmill.errors import GristmillError, LoadError, ObjectChanged, ObjectNotFound
+from gristmill.loading import rejects
 from gristmill.loading.tables import find_files, load_pending, pending_files
+from gristmill.warehouse.sql import SQL
 
 STORES = """
 [tables.stores]
@@ -286,20 +288,70 @@ def test_the_first_row_of_a_key_loads_and_later_ones_are_rejects(shop):
     ]
 
 
+PEOPLE = """
+[tables.people]
+path = "people.csv"
+key = ["idx"]
+references = { boss = "people.idx" }
+max_rejects = 0.5
+columns = { idx = "integer", boss = "integer?" }
+"""
+
+
 def test_a_table_may_refer_to_itself(shop):
-    shop.declare("""
-    [tables.people]
-    path = "people.csv"
-    key = ["idx"]
-    references = { boss = "people.idx" }
-    max_rejects = 0.5
-    columns = { idx = "integer", boss = "integer?" }
-    """)
+    shop.declare(PEOPLE)
     shop.put("people.csv", "idx,boss\n1,2\n2,\n3,9\n")
 
     shop.load()
 
     assert shop.rows("SELECT idx, boss FROM people ORDER BY 1") == [(1, 2), (2, None)]
+
+
+def test_a_table_that_refers_to_itself_refers_to_nothing_that_is_not_in_it(shop):
+    """Neither to rows of the load that is replaced, nor to rows that are rejects themselves."""
+    people = PEOPLE.replace("people.idx", 'people.idx", store = "stores.idx')
+    shop.declare(STORES + people.replace("integer?", 'integer?", store = "integer'))
+    shop.put("stores.csv", "idx,location\n1,Porto\n")
+    shop.put("people.csv", "idx,boss,store\n1,,1\n2,1,1\n9,,1\n")
+    shop.load()
+    shop.put("people.csv", "idx,boss,store\n1,,1\n2,,7\n3,9,1\n4,3,1\n5,2,1\n6,1,1\n7,,1\n8,,1\n")
+
+    shop.load()
+
+    assert shop.rows("SELECT idx FROM people ORDER BY 1") == [(1,), (6,), (7,), (8,)]
+    assert shop.rows("SELECT line, rule FROM gristmill.rejects ORDER BY line") == [
+        (3, "reference"), (4, "reference"), (5, "reference"), (6, "reference"),
+    ]  # fmt: skip
+
+
+def test_a_table_of_periods_may_refer_to_its_other_periods(shop):
+    periods = '{period:%Y-%m}.csv"\nperiod = { every = "month" }'
+    shop.declare(PEOPLE.replace('people.csv"', f"people/{periods}"))
+    shop.put("people/2020-01.csv", "idx,boss\n1,\n2,1\n")
+    shop.put("people/2020-02.csv", "idx,boss\n3,1\n4,3\n5,9\n")
+
+    shop.load()
+
+    found = shop.rows("SELECT idx, boss FROM people ORDER BY 1")
+    assert found == [(1, None), (2, 1), (3, 1), (4, 3)]
+
+
+def test_rows_that_are_rejected_are_the_rows_that_go(retailer):
+    """A count that the database does not share fails the load."""
+    retailer.load()
+    twice = rejects.broken_references
+    before = state(retailer)
+    retailer.put("sales/2020-01-01/sales.csv", "store,date,value\n1,2020-01-01,1\n9,2020-01-02,2\n")
+
+    def counted_twice(*arguments):
+        for query in twice(*arguments):
+            yield SQL("{} UNION ALL {}").format(query, query)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rejects, "broken_references", counted_twice)
+        with pytest.raises(LoadError, match=r"2 rows were found .* and 1 were taken out"):
+            retailer.load()
+    assert state(retailer) == before
 
 
 def test_what_refers_to_a_table_that_could_not_be_loaded_says_so(retailer):

@@ -268,11 +268,9 @@ def _check_whole(
 ) -> None:
     """The rules that need the whole load: references, key, validity. Rows that break one go out."""
     table = pending.table
-    broken: dict[int, tuple[str, str]] = {}
     for reference in table.references:
         _require_loaded(transaction, table, reference.table)
-    for query in rejecting.broken_references(table, load):
-        broken |= _taken_out(transaction, pending, load, query, copied)
+    broken = _without_reference(transaction, pending, load, copied)
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="gristmill-intervals") as beside:
         told = beside.submit(copied.intervals.overlap)
         if table.key and not _add_key(transaction, pending, load, copied):
@@ -294,6 +292,22 @@ def _check_whole(
         )
 
 
+def _without_reference(
+    transaction: Transaction, pending: Pending, load: int, copied: _Copied
+) -> dict[int, tuple[str, str]]:
+    """Take out the rows whose references point at nothing, and those that refer to these."""
+    table = pending.table
+    refers_to_itself = any(reference.table == table.name for reference in table.references)
+    bearable = table.bearable(copied.rows + copied.tally.total)
+    broken: dict[int, tuple[str, str]] = {}
+    while True:
+        before = len(broken)
+        for query in rejecting.broken_references(table, load, pending.period):
+            broken |= _taken_out(transaction, pending, load, query, copied)
+        if not refers_to_itself or len(broken) == before or copied.tally.total > bearable:
+            return broken
+
+
 def _overlap(transaction: Transaction, table: Table, load: int) -> bool:
     """Whether any intervals of a history overlap, as the database finds."""
     if len(table.valid) < len(("from", "to")):
@@ -303,6 +317,15 @@ def _overlap(transaction: Transaction, table: Table, load: int) -> bool:
     overlap = bool(transaction.value(rejecting.any_overlap(table, load)))
     transaction.execute("SET LOCAL enable_sort = on")
     return overlap
+
+
+def _require_equal(pending: Pending, counted: int, gone: int) -> None:
+    """Rows in are rows loaded and rows rejected, or the load fails."""
+    if counted != gone:
+        raise LoadError(
+            f"{pending.item.path}: {counted:,} rows were found to break a rule, and {gone:,} were "
+            "taken out. Nothing changed. This should not be: please report it, with the file."
+        )
 
 
 def _require_loaded(transaction: Transaction, table: Table, other: str) -> None:
@@ -334,11 +357,12 @@ def _taken_out(
     ) if len(found) > bearable else []  # fmt: skip
     counts = {row["rule"]: row["count"] for row in counted} or Counter(row["rule"] for row in found)
     if found:
-        transaction.execute(
+        gone = transaction.execute(
             SQL("DELETE FROM raw.{} WHERE _line IN (SELECT _line FROM ({}) AS broken)").format(
                 name, query
             )
         )
+        _require_equal(pending, sum(counts.values()), gone)
     copied.rows -= sum(counts.values())
     copied.tally.counts.update(counts)
     return {row["_line"]: (row["rule"], row["reason"]) for row in found}

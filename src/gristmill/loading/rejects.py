@@ -80,14 +80,29 @@ def duplicates_of_key(table: Table, load: int) -> Composed:
     )
 
 
-def broken_references(table: Table, load: int) -> Iterator[Composed]:
-    """For each reference the rows whose value the other table does not have."""
+def broken_references(table: Table, load: int, period: str) -> Iterator[Composed]:
+    """For each reference the rows whose value the other table does not have.
+
+    A table that refers to itself has what the views show of its other periods, and this load.
+    """
     own = Identifier(load_name(table, load))
     for reference in table.references:
         column, to_column = Identifier(reference.column), Identifier(reference.to_column)
         referred = SQL("SELECT {} FROM public.{}").format(to_column, Identifier(reference.table))
-        if reference.table == table.name:  # the view will show this load, and does not yet
-            referred += SQL(" UNION ALL SELECT {} FROM raw.{}").format(to_column, own)
+        if reference.table == table.name:  # the view shows the load that this one replaces
+            referred = SQL(
+                "SELECT {column} FROM raw.{table} "
+                "WHERE _load = ANY (gristmill.shown_loads({name})) "
+                "AND _load IS DISTINCT FROM (SELECT load FROM gristmill.current_loads "
+                "WHERE table_name = {name} AND period = {period}) "
+                "UNION ALL SELECT {column} FROM raw.{own}"
+            ).format(
+                column=to_column,
+                table=Identifier(table.name),
+                name=Literal(table.name),
+                period=Literal(period),
+                own=own,
+            )
         yield SQL(
             "SELECT _line, 'reference' AS rule, {reason} AS reason FROM raw.{own} AS referring "
             "WHERE {column} IS NOT NULL AND NOT EXISTS (SELECT FROM ({referred}) AS referred "
