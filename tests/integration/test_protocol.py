@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import socket
 import time
 
@@ -180,15 +181,19 @@ def test_a_tunnel_is_refused(connect):
 
 def test_what_is_not_http_is_logged_by_its_kind_and_does_not_fill_the_log(connect, caplog):
     caplog.set_level(logging.INFO)
-    started = time.monotonic()
+    started, identifiers = time.monotonic(), []
     for _ in range(10 * MOST_LOGGED):
         connection = connect()
         connection.sendall(b"secret\r\n\r\n")
-        until_it_ends(connection)
+        received = until_it_ends(connection)
+        told = re.search(rb"x-request-id: ([0-9a-f]+)\r\n", received)
+        identifiers.append(told[1].decode() if told else None)
     seconds = int(time.monotonic() - started) + 2
     assert 0 < len(caplog.records) <= (MOST_LOGGED + 1) * seconds
     line = next(one for one in caplog.records if one.getMessage() == "refused")
     assert (line.status, line.problem, line.client) == (400, "malformed-http", "127.0.0.1")
+    assert line.request_id in identifiers
+    assert len(set(identifiers)) == len(identifiers)
     assert "secret" not in json.dumps([vars(one) for one in caplog.records], default=str)
 
 

@@ -135,7 +135,7 @@ class Limited:
     def refused(
         self,
         scope: Scope,
-        request_id: str | None,
+        request_id: str,
         route: str,
         status: int,
         seconds: float | None,

@@ -50,6 +50,7 @@ LOG_CONFIG: dict[str, Any] = {
     "loggers": {
         "gristmill": {"handlers": ["stderr"], "level": "INFO", "propagate": False},
         "uvicorn": {"handlers": ["stderr"], "level": "WARNING", "propagate": False},
+        "asyncio": {"handlers": ["stderr"], "level": "WARNING", "propagate": False},
     },
 }
 """For `uvicorn.Config(log_config=…)`: every worker applies it when it starts."""

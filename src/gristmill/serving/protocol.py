@@ -6,6 +6,7 @@ connections cannot use up the server. Whoever asks for another protocol is answe
 
 from __future__ import annotations
 
+import secrets
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -113,7 +114,8 @@ class Protocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         scope = {"problem": refusal, "client": self.client}
-        _limited.refused(scope, None, OTHER, refusal.kind.status, None, None)
+        request_id = secrets.token_hex(8)
+        _limited.refused(scope, request_id, OTHER, refusal.kind.status, None, None)
         content = refusal.document()
         status = HTTPStatus(refusal.kind.status)
         headers = [
@@ -121,6 +123,7 @@ class Protocol(HttpToolsProtocol):
             (b"content-type", MEDIA_TYPE.encode()),
             (b"content-length", str(len(content)).encode()),
             (b"connection", b"close"),
+            (b"x-request-id", request_id.encode()),
         ]
         first = f"HTTP/1.1 {status.value} {status.phrase}".encode()
         head = [first, *(name + b": " + value for name, value in headers)]

@@ -46,10 +46,16 @@ def test_the_configuration_is_one(capsys):
         logging.config.dictConfig(LOG_CONFIG)
         logging.getLogger("gristmill.requests").info("refused", extra={"status": 404})
         logging.getLogger("uvicorn.error").info("not told")
+        try:
+            fail_with("4111 1111 1111 1111")
+        except ValueError:
+            logging.getLogger("asyncio").exception("Task exception was never retrieved")
     finally:
         for name, handlers in before.items():
             logger = logging.getLogger(name)
             logger.handlers, logger.propagate = handlers, True
             logger.setLevel(logging.NOTSET)
-    (told,) = capsys.readouterr().err.splitlines()
+    told, failed = capsys.readouterr().err.splitlines()
     assert json.loads(told)["status"] == 404
+    assert json.loads(failed)["error"] == "ValueError"
+    assert "4111" not in failed
