@@ -14,6 +14,7 @@ from gristmill.predictions.predictor import load_predictor
 from gristmill.predictions.replay import replay
 from gristmill.predictions.ship import record
 from gristmill.registry.bundle import read_bundle
+from gristmill.registry.store import Registry
 from gristmill.training.spending import CHANCE_ALPHA, spend
 from gristmill.training.split import entity_fractions
 
@@ -147,6 +148,24 @@ def test_a_champion_that_came_meanwhile_does_not_yield_to_a_verdict_on_another(j
 
     assert (better.version, better.verdict, judged.champion) == ("2", "promote", "1")
     assert [one.by for one in registry.promotions()] == ["ana"]
+
+
+def test_a_verdict_that_was_not_carried_out_is_carried_out_by_the_next_run(judged, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Registry, "promote_as_judged", killed)
+        with pytest.raises(KeyboardInterrupt):
+            judged.train("known")
+    assert judged.champion is None
+
+    context = judged.shop.context
+    for _ in range(2):
+        steps.run(context, Silence())
+
+    assert [one.version for one in context.registry.versions()] == ["1"]
+    assert [(one.version, one.by) for one in context.registry.promotions()] == [("1", "gate")]
 
 
 def test_every_attempt_on_noise_wears_the_holdout_until_new_entities_renew_it(judged):

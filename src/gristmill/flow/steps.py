@@ -252,14 +252,18 @@ def train(context: Context, report: Report) -> ModelVersion:
     with recorded(context.warehouse, "train"):
         version = train_version(context, report)
         if version.verdict == "promote":
-            if context.registry.promote_as_judged(version):
-                report.done(f"version {version.version} is the champion")
-            else:
-                report.done(
-                    f"version {version.version} is not promoted: the champion has changed since "
-                    "they were compared. Train again, or promote by hand"
-                )
+            _promote_as_judged(context, report, version)
         return version
+
+
+def _promote_as_judged(context: Context, report: Report, version: ModelVersion) -> None:
+    if context.registry.promote_as_judged(version):
+        report.done(f"version {version.version} is the champion")
+    else:
+        report.done(
+            f"version {version.version} is not promoted: the champion has changed since they were "
+            "compared. Train again, or promote by hand"
+        )
 
 
 def promote(
@@ -304,5 +308,9 @@ def run(context: Context, report: Report) -> None:
     trained = trained_already(context)
     if trained is None:
         train(context, report)
-    else:
-        report.done(f"model: unchanged, version {trained.version} ({trained.verdict})")
+        return
+    report.done(f"model: unchanged, version {trained.version} ({trained.verdict})")
+    promoted = {one.version for one in context.registry.promotions()}
+    if trained.verdict == "promote" and trained.version not in promoted:
+        # A training that was killed after its verdict, before it was carried out.
+        _promote_as_judged(context, report, trained)

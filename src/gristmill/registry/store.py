@@ -216,7 +216,9 @@ class Registry:
             transaction.execute(_queries.lock)
             verify_bundle(chosen.bundle, digest=chosen.bundle_digest)
             current = transaction.row(_queries.champion)
-            compared = transaction.row(_queries.compared, {"attempt": chosen.lineage["attempt"]})
+            compared = transaction.row(
+                _queries.compared, {"attempt": chosen.lineage.get("attempt")}
+            )
             if compared is None or compared["champion"] != (current and current["version"]):
                 return False
             _promote(transaction, chosen.version, by="gate", why=chosen.reasons[-1])
