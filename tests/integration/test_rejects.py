@@ -63,6 +63,18 @@ def test_exactly_the_share_that_is_allowed_loads_and_one_row_more_does_not(
     assert shop.rows("SELECT count(*) FROM numbers") == [(rows - bad,)]
 
 
+def test_a_refused_file_loads_once_exactly_its_share_is_allowed(shop):
+    shop.declare(NUMBERS.format(0.28))
+    shop.put("numbers.csv", numbers(71, 29))
+    with pytest.raises(LoadRefused):
+        shop.load()
+
+    shop.declare(NUMBERS.format(0.29))
+    (loaded,) = shop.load()
+
+    assert (loaded.rows, loaded.rejected) == (71, 29)
+
+
 def test_the_share_counts_what_only_the_whole_load_shows(shop):
     shop.declare(NUMBERS.format(0.02))
     rows = "".join(f"{n},\n" for n in range(98))

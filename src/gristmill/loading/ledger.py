@@ -72,7 +72,7 @@ class Refusal:
         """Whether the same object would be refused again, by all that is known."""
         return (
             (self.file, self.etag, self.contract) == (item.path, item.etag, contract.digest(table))
-            and self.rejected > table.max_rejects * (self.rows + self.rejected)
+            and self.rejected > table.bearable(self.rows + self.rejected)
             and not self.by_reference
         )
 
