@@ -103,13 +103,17 @@ def improvement(
 def _bootstrap(
     metric: Metric, labels: NDArray[np.int64], candidate: Scored, champion: Scored
 ) -> float:
-    """The standard deviation of the difference when rows of each label are drawn with replacement.
+    """The standard deviation of the difference when rows are drawn with replacement.
 
-    Efron, Annals of Statistics 7 (1979) 1-26. The draws are always the same ones.
+    Efron, Annals of Statistics 7 (1979) 1-26. The draws are always the same ones. How many rows
+    have label 1 is drawn too: probabilities that are higher throughout do better where there happen
+    to be more positives. A balanced accuracy alone does not depend on that.
     """
     random = np.random.default_rng(0)
     first, second = (_statistic(metric, labels, one) for one in (candidate, champion))
-    places = [np.flatnonzero(labels == label) for label in (0, 1)]
+    places = [np.arange(len(labels))]
+    if metric == "balanced_accuracy":
+        places = [np.flatnonzero(labels == label) for label in (0, 1)]
     differences = np.empty(RESAMPLES)
     for number in range(RESAMPLES):
         weights = np.zeros(len(labels))
@@ -131,7 +135,8 @@ def _statistic(metric: Metric, labels: NDArray[np.int64], scored: Scored) -> Sta
     found, right_negative = positive * answered, (1.0 - positive) * (1.0 - answered)
 
     def f1(weights: NDArray[np.float64]) -> float:
-        return float(2.0 * (weights @ found) / (weights @ answered + weights @ positive))
+        # A draw may have no positive, and nothing answered 1.
+        return float(2.0 * (weights @ found) / max(1.0, weights @ answered + weights @ positive))
 
     def balanced_accuracy(weights: NDArray[np.float64]) -> float:
         positives = weights @ positive
@@ -152,6 +157,6 @@ def _average_precision(labels: NDArray[np.int64], probabilities: NDArray[np.floa
         found = np.cumsum(counted * ordered)[ends]
         # A draw may leave out the highest rows: nothing answered, nothing gained.
         answered = np.maximum(np.cumsum(counted)[ends], 1.0)
-        return float((np.diff(found, prepend=0.0) * found / answered).sum() / found[-1])
+        return float((np.diff(found, prepend=0.0) * found / answered).sum() / max(1.0, found[-1]))
 
     return average_precision

@@ -104,3 +104,22 @@ def test_two_equal_models_are_told_apart_as_rarely_as_said(positives):
 
     # 28 expected of 1500 at the level of a first attempt; five standard deviations above.
     assert 5 <= np.count_nonzero(np.array(found) <= 0.0185) <= 55
+
+
+@pytest.mark.parametrize("metric", ["brier", "log_loss"])
+def test_probabilities_too_high_and_as_much_too_low_are_equally_good(metric):
+    """Which does better on a holdout is decided by how many positives it happens to hold.
+
+    Each is off by 0.03 everywhere, so both have the same Brier score in truth, and nearly the same
+    log loss. With as many positives in every draw, a third of such pairs passed at 5%.
+    """
+    random = np.random.default_rng(7)
+    passed = 0
+    for _ in range(200):
+        truth = random.uniform(0.15, 0.6, size=600)
+        labels = (random.random(600) < truth).astype(np.int64)
+        high, low = (Scored(probabilities=truth + by, threshold=0.5) for by in (0.03, -0.03))
+        passed += improvement(metric, labels, high, low).p_value <= 0.05
+
+    # 10 expected; four and a half standard deviations above.
+    assert passed <= 24
