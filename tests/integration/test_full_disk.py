@@ -9,11 +9,18 @@ import socket
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
 import psycopg
 import pytest
+
+from gristmill.errors import SpoolError
+from gristmill.predictions.once import Remembered, RememberedAnswers
+from gristmill.predictions.prediction import Prediction, new_prediction_id
+from gristmill.predictions.ship import ship
+from gristmill.predictions.spool import open_spool
 
 REQUEST = {"idx": 7, "features": {"attr_a": 1, "attr_b": "c", "scd_a": 0.55, "scd_b": 3}}
 
@@ -85,6 +92,52 @@ def _wait_until(holds):
 def _logged(warehouse):
     with psycopg.connect(warehouse.url) as connection:
         return connection.execute("SELECT count(*) FROM gristmill.predictions").fetchone()[0]
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of its own, with little room."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=30m", "tmpfs", str(folder)], check=True)
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def _prediction(number):
+    return Prediction(
+        prediction_id=new_prediction_id(),
+        entity=str(number),
+        features={"note": "x" * 20_000},
+        probability=0.5,
+        label=1,
+        model_version="3",
+        predicted_at=datetime.now(UTC),
+        latency_ms=0.1,
+    )
+
+
+def test_a_disk_that_the_record_itself_has_filled_is_emptied_by_shipping(warehouse, small_disk):
+    """After hours without a database: what gives room back needs some itself."""
+    spool = open_spool(small_disk / "spool")
+    kept = 0
+    with pytest.raises(SpoolError, match="free space"):  # noqa: PT012 (whichever meets the end)
+        while True:
+            spool.append([_prediction(kept)])
+            kept += 1
+    answers = RememberedAnswers(small_disk / "spool")
+    for number in range(100):
+        answers.claim(str(number), b"digest")
+        with pytest.raises(SpoolError):
+            answers.remember(str(number), Remembered(answer=b"x" * 500_000, records=b"{}", count=1))
+        answers.release(str(number))
+    answers.close()
+    assert kept > 100
+    assert ship(spool, warehouse) == kept
+    spool.append([_prediction(kept)])
+    assert ship(spool, warehouse) == 1
+    spool.close()
+    assert _logged(warehouse) == kept + 1
 
 
 def test_nothing_is_answered_without_its_record_and_soon_all_is_again(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from gristmill.errors import KeyInUse, KeyReused, SpoolError
-from gristmill.predictions.spool import hold
+from gristmill.predictions.spool import hold, require_room
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -104,6 +104,7 @@ class RememberedAnswers:
     def remember(self, key: str, found: Remembered) -> None:
         """Keep the answer to a key that was claimed; returns once it is on disk."""
         with self._transaction(durable=True) as connection:
+            require_room(self._folder, len(found.answer) + len(found.records or b""))
             values = (found.answer, found.records, found.count, key, self._owner)
             connection.execute(_REMEMBER, values)
         self._claimed.discard(key)

@@ -7,6 +7,7 @@ It refuses to confirm what is not on disk.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -15,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, NamedTuple
 from uuid import uuid4
@@ -67,6 +68,8 @@ _CHECK = "INSERT OR REPLACE INTO checks (place, room) VALUES (1, ?)"
 _ROOM = "." * 16_384
 """What a check writes: more than a prediction takes, or it could pass where that fails."""
 
+RESERVE = 16 << 20
+"""Bytes of the disk that are left alone: what has been shipped cannot be dropped without any."""
 CHECKPOINT_PAGES = 256
 """Pages after which what was committed moves from the write-ahead log into the file.
 
@@ -129,6 +132,8 @@ class _Work(NamedTuple):
     change: int
     """By how much the number of waiting predictions changes."""
     told: Told
+    octets: int = 0
+    """What it adds to the disk; 0 where it gives room back."""
 
 
 def as_record(prediction: Prediction) -> str:
@@ -171,15 +176,18 @@ class Spool:
     def append(self, predictions: Sequence[Prediction]) -> None:
         """Put predictions on record, all or none; returns once they are on disk."""
         records = f"[{','.join(map(as_record, predictions))}]".encode()
-        self._wait_for([(_INSERT, (len(predictions), time.time(), records))], len(predictions))
+        self._wait_for(
+            [(_INSERT, (len(predictions), time.time(), records))], len(predictions), len(records)
+        )
 
     def append_soon(self, records: bytes, count: int, told: Told) -> None:
         """The same for a JSON array of so many records; the writing thread tells how it went."""
-        self._submit(_Work([(_INSERT, (count, time.time(), records))], count, told))
+        insert = (_INSERT, (count, time.time(), records))
+        self._submit(_Work([insert], count, told, len(records)))
 
     def check_soon(self, told: Told) -> None:
         """Try a write; the writing thread tells how it went."""
-        self._submit(_Work([(_CHECK, (_ROOM,))], 0, told))
+        self._submit(_Work([(_CHECK, (_ROOM,))], 0, told, len(_ROOM)))
 
     def oldest(self, most: int) -> list[Group]:
         """The oldest groups: those that hold up to so many predictions together, at least one."""
@@ -237,7 +245,9 @@ class Spool:
         finally:
             os.close(self._lock)
 
-    def _wait_for(self, statements: Sequence[tuple[str, Sequence[object]]], change: int) -> None:
+    def _wait_for(
+        self, statements: Sequence[tuple[str, Sequence[object]]], change: int, octets: int = 0
+    ) -> None:
         done: Future[None] = Future()
 
         def tell(error: SpoolError | None) -> None:
@@ -246,7 +256,7 @@ class Spool:
             else:
                 done.set_exception(error)
 
-        self._submit(_Work(statements, change, tell))
+        self._submit(_Work(statements, change, tell, octets))
         done.result()
 
     def _submit(self, work: _Work) -> None:
@@ -270,6 +280,8 @@ class Spool:
     def _execute(self, connection: sqlite3.Connection, work: _Work) -> SpoolError | None:
         """One statement commits by itself: more would give the interpreter away and back."""
         try:
+            if work.octets:
+                require_room(self.path.parent, work.octets)
             if len(work.statements) == 1:
                 connection.execute(*work.statements[0])
             else:
@@ -277,9 +289,14 @@ class Spool:
                     connection.execute("BEGIN IMMEDIATE")
                     for statement in work.statements:
                         connection.execute(*statement)
-        except (sqlite3.Error, ValueError, OverflowError) as error:
+        except (sqlite3.Error, OSError, ValueError, OverflowError) as error:
             return _unwritable(self.path, error)
         self.count += work.change
+        if work.change < 0 and not self.count and not _has_room(self.path.parent, 0):
+            # The file would keep the room of what was dropped from it.
+            with suppress(sqlite3.Error):
+                connection.execute("VACUUM")
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         return None
 
     @contextmanager
@@ -361,6 +378,18 @@ def hold(path: Path, *, create: bool) -> int | None:
         pass
     os.close(lock)
     return None
+
+
+def require_room(folder: Path, octets: int) -> None:
+    """Raise OSError where a folder's disk has no room for so many bytes, beside the reserve."""
+    if not _has_room(folder, octets):
+        raise OSError(errno.ENOSPC, f"the disk has less than {RESERVE >> 20} MiB left")
+
+
+def _has_room(folder: Path, octets: int) -> bool:
+    disk = os.statvfs(folder)
+    # Twice: in the write-ahead log, then in the file. Not every file system says how large it is.
+    return not disk.f_blocks or disk.f_bavail * disk.f_frsize >= RESERVE + 2 * octets
 
 
 def _spool(path: Path, lock: int) -> Spool:
