@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +16,9 @@ from gristmill.errors import StatementFailed, WarehouseError, WarehouseUnreachab
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+# It warns of a rollback on a connection that is lost, which is told as the error that it is.
+logging.getLogger("psycopg").setLevel(logging.ERROR)
 
 Query = LiteralString | sql.SQL | sql.Composed
 Parameters = Mapping[str, object] | Sequence[object]
