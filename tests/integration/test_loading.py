@@ -578,3 +578,11 @@ def test_an_s3_bucket_loads_as_a_folder_does(retailer, s3):
     amazon.put_object(Bucket="shop", Key="in/sales/2020-02-01/sales.csv", Body=sales("2020-02", 5))
     assert load() == ["2020-02"]
     assert retailer.rows("SELECT sum(value) FROM sales") == [(8.0,)]
+
+
+def test_copied_rows_are_counted_by_the_database(warehouse):
+    with warehouse.transaction() as transaction:
+        transaction.execute("CREATE TEMPORARY TABLE pg_temp.counted (number integer)")
+        with transaction.copy_in("COPY pg_temp.counted FROM STDIN") as copy:
+            copy.write(b"1\n2\n3\n")
+        assert transaction.copied == 3

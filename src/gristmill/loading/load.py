@@ -221,6 +221,12 @@ def _copy(
     with transaction.copy_in(statement) as copy:
         for encoded in _one_ahead(_encoded(parser, stream, table, copied)):
             copy.write(encoded)
+    if transaction.copied != copied.rows:
+        raise LoadError(
+            f"{pending.item.path}: {copied.rows:,} good rows were sent, and the database took "
+            f"{transaction.copied:,}. Nothing changed. This should not be: please report it, with "
+            "the file."
+        )
     copied.extra_columns = tuple(parser.extra_columns)
     return copied
 

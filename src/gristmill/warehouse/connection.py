@@ -74,6 +74,8 @@ class Transaction:
         self._connection = connection
         self.after_commit: list[Query] = []
         """Statements to run once it is committed; lost where the process dies before."""
+        self.copied = 0
+        """How many rows the database took in the latest `copy_in`, as it counted them."""
 
     def execute(self, query: Query, parameters: Parameters | None = None) -> int:
         """Run one statement; the number of rows it touched."""
@@ -110,8 +112,10 @@ class Transaction:
     @contextmanager
     def copy_in(self, statement: Query) -> Iterator[psycopg.Copy]:
         """Run COPY … FROM STDIN; what is yielded takes the bytes by `write`."""
-        with translated(), self._connection.cursor() as cursor, cursor.copy(statement) as copy:
-            yield copy
+        with translated(), self._connection.cursor() as cursor:
+            with cursor.copy(statement) as copy:
+                yield copy
+            self.copied = cursor.rowcount
 
     def copy_out(
         self, statement: Query, parameters: Parameters | None = None
