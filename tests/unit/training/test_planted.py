@@ -13,10 +13,10 @@ planted = runpy.run_path(str(Path(__file__).parents[3] / "benchmarks" / "verdict
 
 
 def test_projects_of_noise_trained_twelve_times_are_never_promoted():
-    found = [planted["noise_project"](seed) for seed in range(1, 8)]
+    found = [planted["noise_project"](seed) for seed in range(1, 6)]
 
     verdicts = sum((one["verdicts"] for one in found), Counter())
-    assert verdicts.total() >= 70
+    assert verdicts.total() >= 50
     assert verdicts["promote"] == 0
     assert any(one["naive"] for one in found)  # without spending some would have been
 
@@ -30,12 +30,14 @@ def test_a_planted_signal_is_not_refused_from_5000_labels_on(worn):
     assert found["promote"] >= (7 if worn == 0 else 5)
 
 
+@pytest.mark.parametrize("metric", planted["GATE_METRICS"])
 @pytest.mark.parametrize(
     ("which", "least", "most"), [("worse", 0, 0), ("equal", 0, 1), ("better", 7, 8)]
 )
-def test_a_planted_champion_yields_to_a_better_one_alone(which, least, most):
+def test_a_planted_champion_yields_to_a_better_one_alone(metric, which, least, most):
     champion, candidate = planted["GATES"][which]
     found = Counter(
-        planted["pair"](seed, champion=champion, candidate=candidate) for seed in range(8)
+        planted["pair"](seed, champion=champion, candidate=candidate, metric=metric)
+        for seed in range(8)
     )
     assert least <= found["promote"] <= most
