@@ -1,7 +1,7 @@
 """Turns values into what a model sees: the one place, for training and for answering alike.
 
 It refuses what a model could not tell apart (integers beyond 2**53) and what is not of the
-feature's type; it never guesses.
+feature's type; it never guesses. Who answers requests needs no Arrow: it is loaded for tables.
 """
 
 from __future__ import annotations
@@ -11,14 +11,13 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from gristmill.errors import InvalidFeatures
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    import pyarrow as pa
     from numpy.typing import NDArray
 
     from gristmill.project.features import Feature
@@ -78,6 +77,9 @@ def encode_values(rows: Sequence[Mapping[str, object]], features: Sequence[Featu
 
 
 def _encode_column(column: pa.ChunkedArray, feature: Feature) -> NDArray[Any]:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
     if feature.type == "text":
         texts = _checked_texts(pc.cast(column, pa.string()), feature)
         return cast("NDArray[Any]", texts.to_numpy())
@@ -104,10 +106,14 @@ def _encode_column(column: pa.ChunkedArray, feature: Feature) -> NDArray[Any]:
 
 def _timestamp_type(kind: pa.DataType) -> pa.DataType:
     """Microseconds, as Postgres has them, in the zone that the column already names."""
+    import pyarrow as pa
+
     return pa.timestamp("us", tz=kind.tz if pa.types.is_timestamp(kind) else None)
 
 
 def _checked_texts(column: pa.ChunkedArray, feature: Feature) -> pa.ChunkedArray:
+    import pyarrow.compute as pc
+
     if pc.any(pc.equal(column, NULL_TEXT)).as_py():
         raise InvalidFeatures(
             f"{feature.name} holds the text that stands for null among texts.", field=feature.name
@@ -116,6 +122,8 @@ def _checked_texts(column: pa.ChunkedArray, feature: Feature) -> pa.ChunkedArray
 
 
 def _check_integers(column: pa.ChunkedArray, feature: Feature) -> None:
+    import pyarrow.compute as pc
+
     extremes = pc.min_max(column)
     for extreme in (extremes["min"].as_py(), extremes["max"].as_py()):
         if extreme is not None and abs(extreme) > LARGEST_INTEGER:

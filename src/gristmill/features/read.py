@@ -5,9 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, LiteralString
 
-import pyarrow as pa
-import pyarrow.csv as arrow_csv
-
 from gristmill.errors import BuildError, EntityNotFound
 from gristmill.features import builds
 from gristmill.features.sources import queries
@@ -18,6 +15,8 @@ from gristmill.warehouse.sql import SQL, Composed, Identifier, Literal
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from datetime import datetime
+
+    import pyarrow as pa
 
     from gristmill.features.builds import CurrentBuild
     from gristmill.project.features import Features, FeatureType
@@ -75,14 +74,6 @@ FEATURE_TYPES: dict[str, FeatureType] = {
     "boolean": "boolean",
 }
 """PostgreSQL's types that a feature may have, without their size."""
-_ARROW_TYPES: dict[FeatureType, pa.DataType] = {
-    "integer": pa.int64(),
-    "number": pa.float64(),
-    "text": pa.string(),
-    "date": pa.date32(),
-    "timestamp": pa.timestamp("us", tz="UTC"),
-    "boolean": pa.bool_(),
-}
 _POSTGRES_TYPES: dict[FeatureType, LiteralString] = {
     "integer": "bigint",
     "number": "numeric",
@@ -121,6 +112,8 @@ def training_set(features: Features, warehouse: Warehouse) -> TrainingSet:
 
 def _as_integers(labels: pa.ChunkedArray) -> pa.ChunkedArray:
     """Labels as 0 and 1; those that are no whole numbers as they are, for the split to refuse."""
+    import pyarrow as pa
+
     try:
         return labels.cast(pa.int64())
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
@@ -220,9 +213,9 @@ def latest_batches(
     after: str | None = None
     while True:
         statement = _batch_statement(features, types, names, build, after=after, size=size)
-        kinds = {_PLACE: pa.string(), _RECORD: pa.string()}
-        kinds |= {name: _ARROW_TYPES[types[name]] for name in names}
-        table = read_csv(transaction, statement, kinds)
+        kinds: dict[str, FeatureType] = {_PLACE: "text", _RECORD: "text"}
+        kinds |= {name: types[name] for name in names}
+        table = read_csv(transaction, statement, _arrow_types(kinds))
         if table.num_rows:
             keys = table.column(_PLACE)
             yield LatestBatch(
@@ -323,9 +316,21 @@ def _table(
         build=build.build,
         order=Identifier(order),
     )
-    return read_csv(
-        transaction, statement, {column: _ARROW_TYPES[kind] for column, kind in types.items()}
-    )
+    return read_csv(transaction, statement, _arrow_types(types))
+
+
+def _arrow_types(kinds: Mapping[str, FeatureType]) -> dict[str, pa.DataType]:
+    import pyarrow as pa
+
+    types: dict[FeatureType, pa.DataType] = {
+        "integer": pa.int64(),
+        "number": pa.float64(),
+        "text": pa.string(),
+        "date": pa.date32(),
+        "timestamp": pa.timestamp("us", tz="UTC"),
+        "boolean": pa.bool_(),
+    }
+    return {name: types[kind] for name, kind in kinds.items()}
 
 
 def _as_csv(column: str, kind: FeatureType) -> Composed:
@@ -343,6 +348,9 @@ def read_csv(
     transaction: Transaction, statement: Composed, kinds: Mapping[str, pa.DataType]
 ) -> pa.Table:
     """What a COPY … TO STDOUT (FORMAT csv) gives, its columns as these types."""
+    import pyarrow as pa
+    import pyarrow.csv as arrow_csv
+
     content = b"".join(_bytes(transaction, statement))
     if not content:
         return pa.schema(list(kinds.items())).empty_table()
