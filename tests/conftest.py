@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import pyarrow as pa
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from onnx import TensorProto, helper
 
 from gristmill.predictions.predictor import answer_samples, sample_inputs
@@ -13,7 +13,17 @@ from gristmill.project.features import Feature
 from gristmill.registry.bundle import Entity, Manifest, write_bundle
 from gristmill.registry.reference import reference_table
 
-settings.register_profile("gristmill", deadline=None)
+# The same examples in every run: what fails was changed, not drawn. `pytest --hypothesis-profile
+# explore` draws others.
+settings.register_profile(
+    "gristmill",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.register_profile(
+    "explore", settings.get_profile("gristmill"), derandomize=False, max_examples=500
+)
 settings.load_profile("gristmill")
 
 

@@ -169,7 +169,7 @@ def events(shop):
     return shop, [(None, None, 1)]
 
 
-@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=list(HealthCheck))
 @given(new=ROWS)
 def test_without_a_key_rows_differ_as_often_as_they_occur(events, new):
     shop, old = events

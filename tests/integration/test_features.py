@@ -397,7 +397,7 @@ days = st.dates(date(2020, 1, 1), date(2020, 1, 12))
     ),
     now=days,
 )
-@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, suppress_health_check=list(HealthCheck))
 def test_no_feature_is_of_another_time_than_a_plain_search_finds(shop, activity, labels, now):
     shop.declare(CLIENTS)
     shop.moment = datetime(now.year, now.month, now.day, tzinfo=UTC)

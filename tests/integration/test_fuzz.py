@@ -99,7 +99,7 @@ octets = st.one_of(
 )
 
 
-@settings(max_examples=400, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=400, suppress_health_check=list(HealthCheck))
 @given(path=st.sampled_from(POSTS), body=octets)
 def test_no_body_makes_it_fail(client, path, body):
     assert is_sound(client.post(path, content=body, headers=JSON))
@@ -118,7 +118,7 @@ def test_no_depth_makes_it_fail(client, path, begin, end):
         assert response.status_code in {400, 422}
 
 
-@settings(max_examples=200, derandomize=True)
+@settings(max_examples=200)
 @given(key=st.text(max_size=40) | st.integers().map(str))
 def test_no_address_makes_it_fail(client, key):
     assert is_sound(
@@ -128,7 +128,7 @@ def test_no_address_makes_it_fail(client, key):
     )
 
 
-@settings(max_examples=100, derandomize=True)
+@settings(max_examples=100)
 @given(
     name=st.sampled_from(
         ["authorization", "idempotency-key", "x-request-id", "content-type", "accept",
@@ -196,9 +196,6 @@ def test_the_service_is_as_its_openapi_document_says(
 def _try(operation, mode):
     @settings(
         max_examples=25,
-        derandomize=True,
-        database=None,
-        deadline=None,
         phases=[Phase.explicit, Phase.generate],
         suppress_health_check=list(HealthCheck),
     )

@@ -196,7 +196,7 @@ def history(shop):
     return shop
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=list(HealthCheck))
 @given(rows=HISTORIES)
 @example(rows=[(1, 0, None), (1, 2, 4), (1, 5, None)])
 @example(rows=[(1, 0, 8), (1, 1, 2), (1, 3, 4), (1, 8, None)])
