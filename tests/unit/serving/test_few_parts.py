@@ -23,10 +23,10 @@ from gristmill.serving.server import Deployment
 
 folder = Path(sys.argv[1])
 deployment = Deployment(bundle=folder / "bundle", spool=folder / "spool")
-with TestClient(build(deployment), client=("127.0.0.1", 1)) as client:
+with TestClient(build(deployment), base_url="http://127.0.0.1") as client:
     features = {{"attr_a": 1, "attr_b": "c", "scd_a": 0.5, "scd_b": 3}}
-    answer = client.post("/predict", json={{"idx": 7, "features": features}}).json()
-    print(answer["probability"])
+    answer = client.post("/predict", json={{"idx": 7, "features": features}})
+    print(answer.json().get("probability", answer.text))
 """
 
 
