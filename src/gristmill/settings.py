@@ -35,7 +35,7 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=1, le=65535)
     """The port that the API listens on."""
     bundle: Path | None = None
-    """The bundle that `gristmill.serving.entry:application` serves."""
+    """The bundle that `python -m gristmill.serving` answers from."""
 
 
 class AmazonSettings(BaseSettings):

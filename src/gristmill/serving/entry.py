@@ -6,13 +6,13 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gristmill.errors import BundleError, ServingError, WarehouseError
+from gristmill.errors import BundleError, WarehouseError
 from gristmill.predictions.predictor import load_predictor
 from gristmill.registry.bundle import read_bundle
 from gristmill.registry.store import Registry
 from gristmill.serving.api import create_app
+from gristmill.serving.deployed import deployed
 from gristmill.serving.follow import in_folder, in_registry
-from gristmill.serving.server import Deployment
 from gristmill.settings import read_settings
 from gristmill.warehouse.kept import KeptWarehouse
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from gristmill.registry.bundle import Bundle
     from gristmill.serving.follow import Find
+    from gristmill.serving.server import Deployment
 
 logger = logging.getLogger(__name__)
 
@@ -43,20 +44,7 @@ def build(deployment: Deployment) -> Starlette:
 
 def application() -> Starlette:
     """The application by the environment alone: `uvicorn --factory gristmill.serving.entry:…`."""
-    settings = read_settings(Path.cwd())
-    if settings.bundle is None:
-        raise ServingError("Nothing says which bundle to serve: set GRISTMILL_BUNDLE.")
-    home = settings.home or Path(".gristmill")
-    url = settings.database_url
-    return build(
-        Deployment(
-            bundle=settings.bundle,
-            spool=home / "spool",
-            database_url=url.get_secret_value() if url else None,
-            keys=home / "keys.json",
-            counters=home / "counters",
-        )
-    )
+    return build(deployed(read_settings(Path.cwd())))
 
 
 def _current(find: Find) -> Bundle | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import socket
 import threading
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ from gristmill.serving.keys import require_key
 from gristmill.serving.workers import Workers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from gristmill.project.serving import LogPolicy
@@ -60,8 +61,21 @@ def serve(deployment: Deployment, *, host: str, port: int, workers: int = 1) -> 
     installed or others could reach it without a key, before anything is answered.
     """
     require_key(deployment.keys, host)
+    _serve(deployment, partial(listen, host, port), workers)
+
+
+def serve_at(deployment: Deployment, path: Path, *, workers: int = 1) -> None:
+    """The same on a Unix socket, for a proxy on this machine; who may use it, its file says.
+
+    Raises ServingError also where another program listens there.
+    """
+    with at_path(path) as listening:
+        _serve(deployment, lambda: listening, workers)
+
+
+def _serve(deployment: Deployment, bind: Callable[[], socket.socket], workers: int) -> None:
     answer = _answering(deployment)
-    listening = listen(host, port)
+    listening = bind()
     try:
         # Workers that cannot start would be started again for ever: find out here, once.
         load_predictor(read_bundle(deployment.bundle))
@@ -150,3 +164,39 @@ def listen(host: str, port: int) -> socket.socket:
             ) from error
         raise ServingError(f"Cannot listen on {host}:{port}: {error.strerror}.") from error
     return listening
+
+
+@contextmanager
+def at_path(path: Path) -> Iterator[socket.socket]:
+    """A Unix socket for its owner and group, in the place of one that nobody listens on any more.
+
+    Its file is removed at the end. Raises ServingError.
+    """
+    beside = path.with_name(f".{path.name}.new")
+    with socket.socket(socket.AF_UNIX) as listening:
+        try:
+            if _answers(path):
+                raise ServingError(f"Another program listens on {path}. Stop that one first.")
+            beside.unlink(missing_ok=True)
+            listening.bind(str(beside))
+            beside.chmod(0o660)
+            listening.listen(2048)
+            # Whoever finds the file finds it listening.
+            own = beside.rename(path).stat().st_ino
+        except OSError as error:
+            raise ServingError(f"Cannot listen on {path}: {error.strerror or error}.") from error
+        try:
+            yield listening
+        finally:
+            with suppress(FileNotFoundError):
+                if path.stat().st_ino == own:
+                    path.unlink()
+
+
+def _answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as asking:
+        try:
+            asking.connect(str(path))
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
+    return True
