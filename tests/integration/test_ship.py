@@ -1,6 +1,7 @@
 """Predictions reach the warehouse exactly once, whatever dies or is away on the way."""
 
 import json
+import math
 import threading
 import time
 from datetime import UTC, datetime
@@ -11,7 +12,7 @@ import pytest
 from gristmill.errors import StatementFailed, WarehouseUnreachable
 from gristmill.flow import context
 from gristmill.predictions.prediction import Prediction, new_prediction_id
-from gristmill.predictions.ship import Shipper, record, ship, ship_left_behind, ship_refused
+from gristmill.predictions.ship import Pace, Shipper, record, ship, ship_left_behind, ship_refused
 from gristmill.predictions.spool import adopt_spools, open_spool
 from gristmill.warehouse.connection import Warehouse
 from gristmill.warehouse.sql import SQL
@@ -152,6 +153,67 @@ def test_what_is_wrong_with_the_warehouse_is_not_blamed_on_the_rows(warehouse, s
     with warehouse.transaction() as transaction:
         transaction.execute(SQL(rename.format("elsewhere", "predictions")))
     assert ship(spool, warehouse) == 4
+
+
+SLOWLY = """
+CREATE FUNCTION public.slowly() RETURNS trigger LANGUAGE plpgsql AS
+    $$ BEGIN PERFORM pg_catalog.pg_sleep(0.005); RETURN NEW; END $$;
+CREATE TRIGGER slowly BEFORE INSERT ON gristmill.predictions
+    FOR EACH ROW EXECUTE FUNCTION public.slowly();
+"""
+
+
+@pytest.fixture
+def slow(warehouse):
+    """Makes the warehouse slow, and impatient by a setting."""
+    database = psycopg.conninfo.conninfo_to_dict(warehouse.url)["dbname"]
+
+    def make(setting):
+        with psycopg.connect(warehouse.url, autocommit=True) as connection:
+            connection.execute(SLOWLY)
+            connection.execute(
+                psycopg.sql.SQL("ALTER DATABASE {} SET {} = '500ms'").format(
+                    *map(psycopg.sql.Identifier, (database, setting))
+                )
+            )
+
+    return make
+
+
+def _transactions(warehouse):
+    """How many brought what is there."""
+    with warehouse.transaction() as transaction:
+        return transaction.value(
+            SQL("SELECT count(DISTINCT xmin::text) FROM gristmill.predictions")
+        )
+
+
+@pytest.mark.parametrize("setting", ["statement_timeout", "transaction_timeout"])
+def test_what_takes_too_long_gets_through_in_parts(warehouse, spool, slow, setting):
+    """As it is, it could be tried for ever."""
+    slow(setting)
+    spool.append([_prediction(str(number)) for number in range(300)])
+    spool.append([_prediction("bad", model_version="a\x00b"), _prediction("300")])
+    assert ship(spool, warehouse) == 301
+    assert sorted(int(row["entity"]) for row in _logged(warehouse)) == list(range(301))
+    assert spool.count == len(spool.refused(10)) == 1
+    assert _transactions(warehouse) > 3
+
+
+def test_half_as_many_after_too_long_and_more_again_once_there_is_time_to_spare():
+    pace = Pace()
+    assert [pace.slower(tried, 8.0) for tried in (9000, 4500)] == [True, True]
+    assert pace.most == 2250
+    pace.faster(3.0)
+    assert pace.most == 2250
+    pace.faster(1.0)
+    assert pace.most == 4500
+    # Few that were too much: it is a lock that was waited for. One cannot be halved.
+    assert [pace.slower(tried, 8.0) for tried in (2, 1)] == [True, False]
+    for _ in range(14):
+        assert pace.most < 10_000
+        pace.faster(0.1)
+    assert pace.most == math.inf
 
 
 def test_what_the_dead_left_is_shipped_by_the_next_command(warehouse, tmp_path):

@@ -1,7 +1,8 @@
 """Brings predictions from the spools into the warehouse, each exactly once, in the background.
 
 A prediction leaves its spool only after the warehouse has committed it; one that is there already
-is not added again. While the warehouse is away they wait, and it is asked less and less often.
+is not added again. While the warehouse is away they wait, and it is asked less and less often; what
+takes it too long is brought in halves.
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ LAST_TRY = 10.0
 BEHIND = 10.0
 """Seconds that a prediction may wait before shipping counts as behind."""
 
+TOO_MUCH = ("57014", "25P04", "53200")
+"""SQLSTATEs of what a smaller transaction may get through: it took too long, or too much memory."""
 REFUSED_EVERY = 30.0
 """Seconds between two tries of what the warehouse refused."""
 
@@ -73,37 +76,117 @@ class Shipping:
     """Whether predictions wait for longer than they should; `off` without a warehouse."""
 
 
+class Pace:
+    """How many predictions one transaction brings: as many as the warehouse takes in its time.
+
+    Predictions that were put on record together go together, until that was too much.
+    """
+
+    def __init__(self) -> None:
+        self.most: float = math.inf
+        self._patience = math.inf
+
+    def slower(self, tried: int, seconds: float) -> bool:
+        """So many were too much, after so long; whether fewer can be tried."""
+        self.most = max(min(self.most, tried) // 2, 1)
+        self._patience = seconds
+        return tried > 1
+
+    def faster(self, seconds: float) -> None:
+        """They took so long: twice as many are tried where that leaves time to spare."""
+        if seconds < self._patience / 4:
+            self.most = self.most * 2 if self.most < BATCH else math.inf
+
+
 def record(warehouse: Warehouse, predictions: Sequence[Prediction]) -> int:
     """Put predictions into the warehouse, all or none; how many were not there yet."""
     with warehouse.transaction() as transaction:
         return _insert(transaction, f"[{','.join(map(as_record, predictions))}]")
 
 
-def ship(spool: Spool, warehouse: Warehouse, *, until: float = math.inf) -> int:
+def ship(
+    spool: Spool, warehouse: Warehouse, *, until: float = math.inf, pace: Pace | None = None
+) -> int:
     """Bring all that waits in a spool by now into the warehouse; how many were brought.
 
-    A row that the warehouse refuses holds up nobody: it is set aside, see `ship_refused`. Ends
-    early where `time.monotonic()` passes `until`. Raises WarehouseError and SpoolError where
-    nothing more can be brought.
+    A row that the warehouse refuses holds up nobody: it is set aside, see `ship_refused`. What
+    takes too long is brought in smaller parts; `pace` remembers how small. Ends early where
+    `time.monotonic()` passes `until`. Raises WarehouseError and SpoolError where nothing more can
+    be brought.
     """
+    pace = pace or Pace()
     brought = 0
     # What comes meanwhile is the next call's: under load a spool is never empty.
     waiting = spool.count
-    while waiting > 0 and time.monotonic() < until and (groups := spool.oldest(BATCH)):
-        refused: list[bytes] = []
-        try:
-            with warehouse.transaction() as transaction:
-                for group in groups:
-                    _insert(transaction, group.records.decode())
-        except StatementFailed as error:
-            if not error.sqlstate.startswith(OF_A_ROW):
-                raise
-            refused = _insert_each(warehouse, groups)
-        spool.forget(groups, refused=refused)
+    while (
+        waiting > 0
+        and time.monotonic() < until
+        and (groups := spool.oldest(int(min(pace.most, BATCH))))
+    ):
         size = sum(group.size for group in groups)
+        if size > pace.most:
+            refused = _bring_in_parts(warehouse, groups[0], pace, until)
+        else:
+            refused = _bring(warehouse, [group.records for group in groups], size, pace)
+        if refused is None:
+            continue
+        spool.forget(groups, refused=refused)
         waiting -= size
         brought += size - len(refused)
     return brought
+
+
+def _bring_in_parts(
+    warehouse: Warehouse, group: Group, pace: Pace, until: float
+) -> list[bytes] | None:
+    """Bring one group by several transactions; as `_bring`.
+
+    What has been brought of it when it ends early is brought again, and not added again. So it ends
+    early only after a part that took too long: the next time all parts are smaller.
+    """
+    records = json.loads(group.records)
+    refused = []
+    while records:
+        part = records[: int(min(pace.most, len(records)))]
+        text = json.dumps(part, allow_nan=False).encode()
+        found = _bring(warehouse, [text], len(part), pace)
+        if found is not None:
+            refused += found
+            del records[: len(part)]
+        elif time.monotonic() >= until:
+            return None
+    return refused
+
+
+def _bring(
+    warehouse: Warehouse, parts: Sequence[bytes], size: int, pace: Pace
+) -> list[bytes] | None:
+    """Bring arrays of records, `size` in all, by one transaction; the records that were refused.
+
+    None where it was too much for one, and nothing was brought.
+    """
+    began = time.monotonic()
+    refused: list[bytes] = []
+    try:
+        try:
+            with warehouse.transaction() as transaction:
+                for part in parts:
+                    _insert(transaction, part.decode())
+        except StatementFailed as error:
+            if not error.sqlstate.startswith(OF_A_ROW):
+                raise
+            refused = _insert_each(warehouse, parts)
+    except StatementFailed as error:
+        if error.sqlstate not in TOO_MUCH or not pace.slower(size, time.monotonic() - began):
+            raise
+        logger.warning(
+            "%d predictions at once were too much for the database (%s): it gets half as many.",
+            size,
+            error.sqlstate,
+        )
+        return None
+    pace.faster(time.monotonic() - began)
+    return refused
 
 
 def ship_refused(spool: Spool, warehouse: Warehouse) -> str | None:
@@ -157,9 +240,9 @@ def _insert(transaction: Transaction, records: str) -> int:
     return transaction.execute(_queries.insert_predictions, {"records": records})
 
 
-def _insert_each(warehouse: Warehouse, groups: Sequence[Group]) -> list[bytes]:
-    """Bring the groups' predictions one by one; the records of those that were refused."""
-    records = [record for group in groups for record in json.loads(group.records)]
+def _insert_each(warehouse: Warehouse, parts: Sequence[bytes]) -> list[bytes]:
+    """Bring the records of arrays one by one; those that were refused."""
+    records = [record for part in parts for record in json.loads(part)]
     refused = []
     with warehouse.transaction() as transaction:
         for each in records:
@@ -187,6 +270,7 @@ class Shipper:
         self._refused: str | None = None
         self._refused_at = 0.0
         self._warehouse = warehouse
+        self._pace = Pace()
         self._stopping = threading.Event()
         self._until = math.inf
         self._thread = threading.Thread(target=self._run, name="gristmill-shipper", daemon=True)
@@ -237,8 +321,8 @@ class Shipper:
             self._not_adopted = adopted.problem
         spools = [spool for spool in (self._own, *self._adopted) if spool.count]
         for spool in spools:
-            soon = time.monotonic() + AT_A_TIME
-            ship(spool, warehouse, until=self._until if self._stopping.is_set() else soon)
+            until = self._until if self._stopping.is_set() else time.monotonic() + AT_A_TIME
+            ship(spool, warehouse, until=until, pace=self._pace)
         if now >= self._refused_at:
             self._refused_at = now + REFUSED_EVERY
             problems = [ship_refused(spool, warehouse) for spool in spools if spool.count]
