@@ -14,30 +14,23 @@ import typer
 from gristmill import __version__
 from gristmill.bucket.sample import write_sample
 from gristmill.console import terminal
+from gristmill.console.differences import print_difference
 from gristmill.console.models import problem_lines, version_lines
+from gristmill.console.rejects import REJECT_COLUMNS, print_rejects
 from gristmill.console.trace import trace_lines
 from gristmill.errors import GristmillError
 from gristmill.flow import steps
-from gristmill.flow.champion import (
-    export_champion,
-    serve_champion,
-)
-from gristmill.flow.champion import (
-    predict as predict_entities,
-)
+from gristmill.flow.champion import export_champion, serve_champion
+from gristmill.flow.champion import predict as predict_entities
 from gristmill.flow.check import check as check_everything
 from gristmill.flow.context import Context, Home, home_of, open_context
 from gristmill.flow.explore import explore as explore_data
 from gristmill.flow.init import draft_project
 from gristmill.flow.models import list_versions, version_details
 from gristmill.flow.outcomes import record_outcomes
-from gristmill.flow.show import (
-    declared_table,
-    example_line,
-    examples_of,
-    reject_counts,
-    used_by,
-)
+from gristmill.flow.pending import NOTHING_TO_DO, build_if_needed, train_if_needed
+from gristmill.flow.pending import pending as look_for_pending
+from gristmill.flow.show import declared_table, reject_counts
 from gristmill.flow.show import rejects as recorded_rejects
 from gristmill.flow.show import show as show_rows
 from gristmill.flow.status import status as project_status
@@ -90,7 +83,6 @@ class _Options:
 
 
 OPTIONS = _Options()
-EXAMPLES_PER_RULE = 5
 EXTRAS = {
     **dict.fromkeys(("mlflow", "onnx", "pandas", "scipy", "sklearn", "sqlalchemy"), "train"),
     **dict.fromkeys(
@@ -100,6 +92,9 @@ EXTRAS = {
 """The extra that brings a package which the base install does without."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+IfNeeded = Annotated[
+    bool, typer.Option("--if-needed", help="Exit 99 where there is nothing to do, or not yet.")
+]
 
 
 def _print_version(asked: bool) -> None:
@@ -222,17 +217,27 @@ def load(
 
 
 @app.command()
-def build(names: Annotated[list[str] | None, typer.Argument(metavar="NAME")] = None) -> None:
+def build(
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME")] = None,
+    *,
+    if_needed: IfNeeded = False,
+) -> None:
     """Build derived tables, the feature store and the training set where they are stale."""
     with terminal.reporting() as report:
-        steps.build(_open(), report, names or ())
+        if if_needed and not build_if_needed(_open(), report, names or ()):
+            raise typer.Exit(NOTHING_TO_DO)
+        if not if_needed:
+            steps.build(_open(), report, names or ())
 
 
 @app.command()
-def train() -> None:
+def train(*, if_needed: IfNeeded = False) -> None:
     """Train, judge, register; promote if the verdict says so."""
     with terminal.reporting() as report:
-        steps.train(_open(), report)
+        if if_needed and not train_if_needed(_open(), report):
+            raise typer.Exit(NOTHING_TO_DO)
+        if not if_needed:
+            steps.train(_open(), report)
 
 
 @app.command()
@@ -300,6 +305,19 @@ def status(*, as_json: Json = False) -> None:
 
 
 @app.command()
+def pending(*, as_json: Json = False) -> None:
+    """Show what a load would take in, and what it could not bring."""
+    found = look_for_pending(_open())
+    if as_json:
+        terminal.print_json(found)
+        return
+    for one in found.files:
+        terminal.print_line(f"{one.file}: {'refused before' if one.refused else 'to be loaded'}")
+    for line in [*found.lacking, *found.vanished]:
+        terminal.print_line(line)
+
+
+@app.command()
 def show(
     name: str,
     *,
@@ -326,22 +344,12 @@ def rejects(
     """Show the rows that were refused, and why: counts by rule, with examples."""
     context = _open()
     found = recorded_rejects(context, table)
-    columns = ["table_name", "period", "file", "line", "rule", "reason", "raw"]
     if as_json:
         terminal.print_json(found)
     elif as_csv:
-        terminal.print_csv(columns, terminal.as_rows(found, columns))
-    elif not found:
-        terminal.print_line("No rows were refused.")
+        terminal.print_csv(REJECT_COLUMNS, terminal.as_rows(found, REJECT_COLUMNS))
     else:
-        counts = reject_counts(context, table)
-        heading = ["table_name", "period", "status", "rule", "count"]
-        terminal.print_table(heading, terminal.as_rows(counts, heading))
-        terminal.print_line("")
-        examples = [
-            {**one, "line": str(one["line"])} for one in examples_of(found, EXAMPLES_PER_RULE)
-        ]
-        terminal.print_table(columns[2:], terminal.as_rows(examples, columns[2:]))
+        print_rejects(reject_counts(context, table), found)
 
 
 @app.command()
@@ -357,23 +365,7 @@ def diff(
     if as_json:
         terminal.print_json(found)
         return
-    columns = ["period", "old", "new", "added", "removed", "changed", "columns", "used by"]
-    rows = [
-        [one.period, one.old, one.new, one.added, one.removed, one.changed,
-         ", ".join(f"{name} {count:,}" for name, count in one.columns.items()),
-         ", ".join(used_by(one))]
-        for one in found
-    ]  # fmt: skip
-    if not found:
-        terminal.print_line("Every load is the first one of its period that is kept.")
-        return
-    terminal.print_table(columns, rows)
-    for one in found:
-        if one.not_compared:
-            terminal.print_line(f"{one.period}: not in both: {', '.join(one.not_compared)}")
-    for one in found if len(found) == 1 else []:
-        for example in one.examples:
-            terminal.print_line(example_line(example))
+    print_difference(found)
 
 
 @app.command()

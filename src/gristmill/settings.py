@@ -34,6 +34,8 @@ class Settings(BaseSettings):
     """The address that the API listens on."""
     port: int = Field(default=8000, ge=1, le=65535)
     """The port that the API listens on."""
+    command: str = "gristmill"
+    """The program that Airflow's tasks call."""
     bundle: Path | None = None
     """The bundle that `python -m gristmill.serving` answers from."""
 

@@ -303,14 +303,25 @@ def run(context: Context, report: Report) -> None:
     """Load, build, and train where the training set or the declared model changed."""
     load(context, report)
     build(context, report)
-    if context.project.model is None:
-        return
-    trained = trained_already(context)
-    if trained is None:
-        train(context, report)
-        return
-    report.done(f"model: unchanged, version {trained.version} ({trained.verdict})")
-    promoted = {one.version for one in context.registry.promotions()}
-    if trained.verdict == "promote" and trained.version not in promoted:
-        # A training that was killed after its verdict, before it was carried out.
-        _promote_as_judged(context, report, trained)
+    if context.project.model is not None:
+        train_if_changed(context, report)
+
+
+def train_if_changed(context: Context, report: Report) -> bool:
+    """Train where the training set or the declared model changed; whether anything was done.
+
+    One process at a time: a second waits for the first, and finds its version.
+    """
+    with context.warehouse.transaction() as held:
+        held.execute("SELECT pg_advisory_xact_lock(hashtextextended('train', 0))")
+        trained = trained_already(context)
+        if trained is None:
+            train(context, report)
+            return True
+        report.done(f"model: unchanged, version {trained.version} ({trained.verdict})")
+        promoted = {one.version for one in context.registry.promotions()}
+        if trained.verdict == "promote" and trained.version not in promoted:
+            # A training that was killed after its verdict, before it was carried out.
+            _promote_as_judged(context, report, trained)
+            return True
+        return False

@@ -48,9 +48,12 @@ class Span:
         }
         if chosen:
             return chosen
-        meant = only or f"{first or 'the first'} to {last or 'the last'}"
+        if only:
+            meant, file = only, table.path_of(only)
+        else:
+            meant, file = f"{first or 'the first'} to {last or 'the last'}", table.path
         raise LoadError(
-            f"{table.name}: the bucket has no file for {meant} ({table.path!r}); "
+            f"{table.name}: the bucket has no file for {meant} ({file}); "
             f"it has {', '.join([min(files), '…', max(files)])}."
         )
 

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 
 from gristmill.project.features import AS_OF, TRAINING_SET
 from gristmill.project.model import BUILT_IN_CANDIDATES
+from gristmill.project.schedule import PRESETS, is_schedule
 from gristmill.project.table import path_problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from gristmill.project.features import ColumnReference, Features
-    from gristmill.project.project import Derived, Project
+    from gristmill.project.project import Derived, Project, Workflow
     from gristmill.project.table import Column, Scalar, Table
 
 Mistake = tuple[str, str]
@@ -371,20 +372,41 @@ def _check_database(project: Project) -> Iterator[Mistake]:
 
 
 def _check_workflows(project: Project) -> Iterator[Mistake]:
-    commands = {"load", "build", "train", "run", "score", "show"}
     for workflow in project.workflows.values():
         at = f"workflows.{workflow.name}"
         for step in workflow.steps:
-            if step.split(" ", 1)[0] not in commands:
-                yield f"{at}.steps", f"{step!r} is no step (known: {', '.join(sorted(commands))})."
-            elif step.startswith("show ") and step.split(" ", 1)[1] not in project.derived:
-                yield f"{at}.steps", f"there is no derived table {step.split(' ', 1)[1]!r}."
+            yield from ((f"{at}.steps", problem) for problem in _problems_of_step(step, project))
         for table in workflow.tables:
             if table not in project.tables:
                 yield f"{at}.tables", f"there is no table {table!r}{_known(project.tables)}."
         for other in workflow.after:
             if other not in project.workflows:
                 yield f"{at}.after", f"there is no workflow {other!r}{_known(project.workflows)}."
+        yield from _check_start(workflow, at)
+    for name, circle in _circles({one.name: one.after for one in project.workflows.values()}):
+        yield f"workflows.{name}.after", f"it waits for itself: {circle}."
+
+
+def _problems_of_step(step: str, project: Project) -> Iterator[str]:
+    commands = {"load", "build", "train", "run", "score", "show", "notice"}
+    command, _, rest = step.partition(" ")
+    if command not in commands:
+        yield f"{step!r} is no step (known: {', '.join(sorted(commands))})."
+    elif command == "show" and rest and rest not in project.derived:
+        yield f"there is no derived table {rest!r}."
+    elif command == "load" and rest:
+        yield f"{step!r}: which tables it loads stands in `tables`."
+
+
+def _check_start(workflow: Workflow, at: str) -> Iterator[Mistake]:
+    if "notice" in workflow.steps and (len(workflow.steps) > 1 or not workflow.schedule):
+        yield f"{at}.steps", "`notice` stands alone, with a schedule."
+    if workflow.schedule is not None and not is_schedule(workflow.schedule):
+        yield (
+            f"{at}.schedule",
+            f"{workflow.schedule!r} is none of {', '.join(PRESETS)}, "
+            'nor five fields of cron such as "0 6 * * *".',
+        )
 
 
 def _names(table: Table) -> list[str]:

@@ -162,6 +162,17 @@ class Table:
         fixed = self.path.split("{", 1)[0]
         return fixed.rsplit("/", 1)[0] + "/" if "/" in fixed else ""
 
+    def path_of(self, period: str) -> str:
+        """The path of a period's file."""
+        if self.period is None:
+            return self.path
+        year, month, day = self.period.bounds(period)[0].isoformat().split("-")
+        parts = {"%Y": year, "%m": month, "%d": day}
+        return _PLACEHOLDER.sub(
+            lambda match: re.sub("%[Ymd]", lambda directive: parts[directive[0]], match[1]),
+            self.path,
+        )
+
     def period_of(self, path: str) -> str | None:
         """The period whose file this path is; None for a path of something else."""
         if self.period is None:

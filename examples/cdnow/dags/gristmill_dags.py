@@ -1,0 +1,5 @@
+"""The workflows of `gristmill.toml`, as Airflow DAGs."""
+
+from gristmill.orchestration.dag import make_dags
+
+globals().update(make_dags(__file__))
