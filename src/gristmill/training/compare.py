@@ -17,6 +17,7 @@ from gristmill.project.model import BUILT_IN_CANDIDATES
 from gristmill.training.candidates import frame, make_classifier, make_columns
 from gristmill.training.convert import add_probability
 from gristmill.training.graph import Graph
+from gristmill.training.own import fit_own, probabilities_of_own
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,6 +76,12 @@ class Comparison:
     _rows: Any
     _folds: dict[str, list[_Fold]] = field(default_factory=dict)
 
+    def prepare(self, candidates: Sequence[str]) -> None:
+        """Import what the candidates are made of, and make the matrices of every fold."""
+        for candidate in candidates:
+            make_classifier(candidate, {}, seed=self.seed)
+            self._matrices(candidate)
+
     def attempt(self, proposal: Proposal) -> Trial:
         """Fit on all folds but one and score that one, for each fold.
 
@@ -91,7 +98,7 @@ class Comparison:
             scores[fold.left_out] = log_odds(candidate, classifier, fold.testing)
         if candidate not in BUILT_IN_CANDIDATES:
             # Better now than after the search: one that has no graph must not win.
-            columns = classifier.n_features_in_
+            columns = fold.fitting.shape[1]
             add_probability(Graph(), "matrix", classifier, columns=columns)
         return Trial(candidate=candidate, configuration=configuration, scores=scores)
 
@@ -184,6 +191,8 @@ def fitted(
     **validation: Any,
 ) -> Any:
     """A classifier, fitted; raises TrainingError where it cannot be."""
+    if candidate not in BUILT_IN_CANDIDATES:
+        return fit_own(candidate, unfitted, matrix, labels)
     try:
         return unfitted.fit(matrix, labels, **validation)
     except (ValueError, TypeError) as error:
@@ -199,7 +208,7 @@ def log_odds(candidate: str, classifier: Any, matrix: NDArray[np.float64]) -> ND
     if candidate in BUILT_IN_CANDIDATES:
         return cast("NDArray[np.float64]", classifier.decision_function(matrix))
     # What a project's own classifier calls a decision need not be log-odds; a probability is.
-    probabilities = classifier.predict_proba(matrix)[:, 1]
+    probabilities = probabilities_of_own(candidate, classifier, matrix)
     surest = 1.0 - OWN_PROBABILITIES
     return cast("NDArray[np.float64]", logit(np.clip(probabilities, OWN_PROBABILITIES, surest)))
 

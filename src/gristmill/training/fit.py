@@ -154,6 +154,8 @@ def _search(
     if "blend" in model.candidates:
         singles += [part for part in BLENDED if part not in singles]
     budget = Budget(model, defaults=len(singles), clock=clock)
+    compared.prepare(singles)
+    budget.prepared()
     entries: dict[str, _Entry] = {}
     for proposal in proposals(singles, rows=len(compared.labels), seed=model.seed):
         if not budget.allows():

@@ -69,7 +69,7 @@ class Budget:
     """Says whether there is room for one more trial."""
 
     def __init__(self, model: Model, *, defaults: int, clock: Callable[[], float]) -> None:
-        """Starts the clock, which counts seconds."""
+        """Starts the clock, which counts seconds; the first `defaults` trials are always made."""
         self._clock = clock
         self._defaults = defaults
         self._trials = model.trials
@@ -92,6 +92,10 @@ class Budget:
             return False
         spent = self._last - self._started
         return self._seconds is None or spent + self._longest <= self._seconds
+
+    def prepared(self) -> None:
+        """What is done once has been done: it took of the time, but no trial will take as long."""
+        self._last = self._clock()
 
     def count(self) -> None:
         """One trial ended."""

@@ -11,13 +11,14 @@ from sklearn.naive_bayes import GaussianNB
 
 from gristmill.errors import TrainingError
 from gristmill.features.read import TrainingSet
+from gristmill.project.features import Feature
 from gristmill.project.model import BUILT_IN_CANDIDATES, Costs, Model
 from gristmill.training.calibrate import Calibration
 from gristmill.training.candidates import FURTHEST, Blend, frame
 from gristmill.training.evaluate import evaluate
 from gristmill.training.fit import fit
 from gristmill.training.gate import judge
-from gristmill.training.split import split
+from gristmill.training.split import Sample, split
 from gristmill.training.threshold import SMALLEST_GAP
 
 from .conftest import FEATURES, make_training_set
@@ -181,7 +182,7 @@ class Clock:
 def test_the_same_number_of_trials_gives_the_same_model_however_it_was_counted():
     training_set = make_training_set(500)
     parts = split(training_set, salt="clients", share=0.2)
-    timed = Model(candidates=("gradient_boosting",), minutes=4 / 60)
+    timed = Model(candidates=("gradient_boosting",), minutes=5 / 60)
 
     by_time = fit(parts.training, training_set.features, timed, clock=Clock())
     counted = Model(candidates=("gradient_boosting",), trials=by_time.trials)
@@ -203,6 +204,29 @@ def test_a_search_does_at_least_as_well_in_cross_validation():
     assert searched.trials == 12
     assert searched.results[0].mean > plain.results[0].mean
     assert set(searched.results[0].configuration) == {"C"}
+
+
+def test_a_search_does_better_on_rows_that_nothing_was_chosen_by():
+    """Three numbers count by the sign of their product alone: the default's trees see little."""
+    random = np.random.default_rng(0)
+    numbers = random.normal(size=(22_000, 8))
+    product = 1.2 * np.sign(numbers[:, :3].prod(axis=1))
+    labels = (random.random(len(numbers)) < expit(product)).astype(np.int64)
+    inputs = {f"number {place}": numbers[:, [place]] for place in range(8)}
+    features = tuple(Feature(name=name, type="number") for name in inputs)
+    seen = {name: values[:2000] for name, values in inputs.items()}
+    fresh = {name: values[2000:] for name, values in inputs.items()}
+    training = Sample(inputs=seen, labels=labels[:2000], table=pa.table({}))
+
+    areas, losses = [], []
+    for trials in (None, 12):
+        model = Model(candidates=("gradient_boosting",), trials=trials)
+        answered = fit(training, features, model).probabilities(fresh)
+        areas.append(metrics.roc_auc_score(labels[2000:], answered))
+        losses.append(metrics.log_loss(labels[2000:], answered))
+
+    assert areas[1] > areas[0] + 0.02
+    assert losses[1] < losses[0] - 0.01
 
 
 def test_no_training_row_lies_at_the_threshold(training_set):
@@ -268,7 +292,7 @@ def test_a_projects_own_candidate_competes(own_module, training_set):
         ("own_candidates:missing", "cannot be made"),
         ("own_candidates:needs_argument", "cannot be made"),
         ("own_candidates:makes_a_list", "makes a list without fit and predict_proba"),
-        ("own_candidates:fails", r"cannot be fitted on [\d,]+ rows: .*C"),
+        ("own_candidates:fails", r"raised InvalidParameterError in fit on [\d,]+ rows.*: .*C"),
     ],
 )
 def test_a_candidate_that_does_not_work_is_refused(own_module, training_set, candidate, message):

@@ -4,7 +4,12 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from gristmill.errors import TrainingError
+from gristmill.project.model import Model
+from gristmill.training.fit import fit
 from gristmill.training.own import importable, make_own, own_sources
+from gristmill.training.split import split
+
+from .conftest import FEATURES, make_training_set
 
 MODULE = """
 from sklearn.ensemble import BaggingClassifier, RandomForestClassifier
@@ -69,6 +74,59 @@ def test_whatever_goes_wrong_in_it_is_said_to_be_its_own(folder, body, said):
 
     with importable(folder), pytest.raises(TrainingError, match=said):
         make_own("beside_the_project:make", seed=0)
+
+
+FAILING = """
+from sklearn.linear_model import LogisticRegression
+
+class Picky(LogisticRegression):
+    def fit(self, matrix, labels):
+        {fit}
+        return super().fit(matrix, labels)
+
+    def predict_proba(self, matrix):
+        answered = super().predict_proba(matrix)
+        {answer}
+"""
+
+
+@pytest.mark.parametrize(
+    ("fit_with", "answer", "said"),
+    [
+        (
+            "raise KeyError('region')",
+            "return answered",
+            r"raised KeyError in fit on \d+ rows, at beside_the_project.py line 6: 'region'",
+        ),
+        (
+            "self.C = -1.0",
+            "return answered",
+            r"raised InvalidParameterError in fit on \d+ rows, at beside_the_project.py line 7: ",
+        ),
+        (
+            "pass",
+            "raise MemoryError('too large')",
+            r"raised MemoryError in predict_proba on \d+ rows, at beside_the_project.py line 11: ",
+        ),
+        (
+            "pass",
+            "return answered[:, 1]",
+            r"predict_proba of its Picky gives an array of shape \(\d+,\)",
+        ),
+        ("pass", "return answered * 2", "gives numbers that are no probabilities"),
+        ("pass", "return answered * float('nan')", "gives numbers that are no probabilities"),
+    ],
+)
+def test_what_fails_while_it_works_is_told_as_its_own_with_the_line(folder, fit_with, answer, said):
+    source = FAILING.format(fit=fit_with, answer=answer)
+    (folder / "beside_the_project.py").write_text(source)
+    parts = split(make_training_set(1500), salt="clients", share=0.2)
+    model = Model(candidates=("logistic", "beside_the_project:Picky"))
+
+    with importable(folder), pytest.raises(TrainingError, match=said) as raised:
+        fit(parts.training, FEATURES, model)
+
+    assert "own candidate 'beside_the_project:Picky'" in str(raised.value)
 
 
 def test_changed_code_is_told(folder):

@@ -72,6 +72,19 @@ def test_no_trial_is_begun_that_would_not_end_in_time(minutes, done):
     assert budget.done == done
 
 
+def test_what_is_done_once_takes_of_the_time_and_is_not_taken_for_the_length_of_a_trial():
+    clock = Clock()
+    budget = Budget(Model(minutes=1.0), defaults=1, clock=clock)
+    clock.now += 35.0
+    budget.prepared()
+
+    while budget.allows():
+        clock.now += 5.0
+        budget.count()
+
+    assert budget.done == 5
+
+
 def test_whichever_comes_first_ends_the_search():
     clock = Clock()
     budget = Budget(Model(minutes=1.0, trials=4), defaults=1, clock=clock)
