@@ -37,7 +37,9 @@ class Settings(BaseSettings):
     command: str = "gristmill"
     """The program that Airflow's tasks call."""
     bundle: Path | None = None
-    """The bundle that `python -m gristmill.serving` answers from."""
+    """The bundle that `python -m gristmill.serving` answers from; without it, the champion's."""
+    api_key: SecretStr | None = None
+    """A key that opens what `python -m gristmill.serving` answers."""
 
 
 class AmazonSettings(BaseSettings):

@@ -36,6 +36,9 @@ LOOK_EVERY = 1.0
 PREFIX = "gristmill_"
 """What a key begins with, so that scanners for leaked secrets can know one."""
 
+SHORTEST = 32
+"""Characters of a key that was made elsewhere, at the least."""
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _BEARER = re.compile(rb"bearer +([!-~]{1,200}) *", re.IGNORECASE)
 
@@ -67,6 +70,27 @@ def add_key(path: Path, name: str) -> str:
         made = PREFIX + secrets.token_urlsafe(32)
         keys.append(Key(name=name, sha256=_digest(made.encode()), created_at=_now()))
     return made
+
+
+def ensure_key(path: Path, name: str, made: str) -> None:
+    """Let a key that was made elsewhere open the API, instead of the one of its name before.
+
+    Raises ServingError where anybody could guess it.
+    """
+    if len(made) < SHORTEST or not _BEARER.fullmatch(b"bearer " + made.encode()):
+        raise ServingError(
+            f"The API key {name!r} is too easy to guess, or cannot be sent: give it {SHORTEST} to "
+            "200 random visible ASCII characters, such as `openssl rand -hex 32` prints."
+        )
+    digest = _digest(made.encode())
+    with _changing(path) as keys:
+        if any(key.sha256 == digest and key.revoked_at is None for key in keys):
+            return
+        keys[:] = [
+            replace(key, revoked_at=_now()) if key.name == name and not key.revoked_at else key
+            for key in keys
+        ]
+        keys.append(Key(name=name, sha256=digest, created_at=_now()))
 
 
 def revoke_key(path: Path, name: str) -> None:

@@ -14,6 +14,7 @@ from gristmill.serving import keys
 from gristmill.serving.keys import (
     KeyRing,
     add_key,
+    ensure_key,
     is_loopback,
     list_keys,
     require_key,
@@ -64,6 +65,27 @@ def test_a_key_opens_until_it_is_revoked_and_never_again(path, ring):
     assert ring.name_of(bearer(key)) is None
     assert ring.name_of(bearer(again)) == "crm"
     assert [one.revoked_at is None for one in list_keys(path)] == [False, True]
+
+
+def test_a_key_from_elsewhere_opens_until_another_takes_its_place(path, ring):
+    first, second = "a" * 32, "b" * 32
+    crm = add_key(path, "crm")
+    ensure_key(path, "environment", first)
+    ensure_key(path, "environment", first)
+    assert ring.name_of(bearer(first)) == "environment"
+    ensure_key(path, "environment", second)
+    assert ring.name_of(bearer(first)) is None
+    assert ring.name_of(bearer(second)) == "environment"
+    assert ring.name_of(bearer(crm)) == "crm"
+    assert len(list_keys(path)) == 3
+
+
+@pytest.mark.parametrize("guessable", ["", "secret", "a" * 31, "a b" * 20, "ä" * 32, "a" * 201])
+def test_a_key_from_elsewhere_that_will_not_do_is_refused_and_not_quoted(path, guessable):
+    with pytest.raises(ServingError, match="32 to 200 random") as refused:
+        ensure_key(path, "environment", guessable)
+    assert not guessable or guessable not in str(refused.value)
+    assert not path.exists()
 
 
 def test_once_there_was_a_key_one_is_asked_for(path, ring):
