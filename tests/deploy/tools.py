@@ -1,0 +1,25 @@
+"""Finds the programs that rehearse a deployment. Refuses to skip: a missing one fails the test."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+SOURCES = {
+    "terraform": "https://developer.hashicorp.com/terraform/install",
+    "git": "apt-get install git",
+}
+"""Where a program comes from that the lock file's group `deploy` does not bring."""
+
+
+def need(name: str) -> str:
+    """A program's path: beside the running Python, where the lock file puts it, or on the PATH."""
+    beside = Path(sys.executable).with_name(name)
+    found = str(beside) if beside.exists() else shutil.which(name)
+    if found is None:
+        source = SOURCES.get(name, "uv sync --locked --all-extras --group deploy --inexact")
+        pytest.fail(f"The program {name} is missing: {source}", pytrace=False)
+    return found
