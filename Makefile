@@ -10,7 +10,7 @@ RUN := .venv/bin/
 GRISTMILL := $(RUN)gristmill --project $(PROJECT)
 
 .DEFAULT_GOAL := help
-.PHONY: help install up down test soak lint format bench clean
+.PHONY: help install up down test soak lint format bench lock clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -57,6 +57,10 @@ format: install ## mend what can be mended
 
 bench: install ## benchmarks, side by side with what people use instead
 	$(RUN)python -m benchmarks
+
+lock: $(if $(findstring .uv,$(UV)),.uv/bin/uv) ## the list that Airflow is installed from, brought up to date
+	cd src/gristmill/orchestration && $(abspath $(UV)) pip compile --quiet --universal --upgrade --python-version 3.11 \
+		--generate-hashes --no-annotate --custom-compile-command 'make lock' airflow.in --output-file airflow.txt
 
 clean: ## everything that was made, except .gristmill/ folders
 	rm -rf .venv .uv dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -15,7 +15,7 @@ from gristmill import __version__
 from gristmill.bucket.sample import write_sample
 from gristmill.console import terminal
 from gristmill.console.differences import print_difference
-from gristmill.console.models import problem_lines, version_lines
+from gristmill.console.models import print_versions, version_lines
 from gristmill.console.rejects import REJECT_COLUMNS, print_rejects
 from gristmill.console.trace import trace_lines
 from gristmill.errors import GristmillError
@@ -39,17 +39,14 @@ from gristmill.flow.up import up as run_everything
 from gristmill.loading.difference import difference
 from gristmill.loading.difference import undo as undo_load
 from gristmill.loading.tables import Span
+from gristmill.orchestration import standalone
+from gristmill.orchestration.lines import Speaker
 from gristmill.predictions.trace import parse_prediction_id
 from gristmill.predictions.trace import trace as trace_prediction
 from gristmill.project.read import DEFAULT_FILE, read_project
 from gristmill.registry.store import operating_user
 from gristmill.serving.keys import add_key, list_keys, revoke_key
-from gristmill.settings import (
-    Settings,
-    read_amazon_settings,
-    read_settings,
-    share_processors,
-)
+from gristmill.settings import Settings, read_amazon_settings, read_settings, share_processors
 from gristmill.warehouse.connect import connection_url, psql_command
 
 if TYPE_CHECKING:
@@ -280,9 +277,9 @@ def explore(
 
 @app.command()
 def down() -> None:
-    """Stop what was started: the API and the embedded database."""
-    settings = read_settings(_folder())
-    stopped = stop_everything(home_of(_folder().resolve(), settings.home))
+    """Stop what was started: Airflow, the API and the embedded database."""
+    home = home_of(_folder().resolve(), read_settings(_folder()).home)
+    stopped = (["Airflow"] if standalone.stop(home) else []) + stop_everything(home)
     terminal.print_line(f"Stopped: {', '.join(stopped)}." if stopped else "Nothing was running.")
 
 
@@ -401,12 +398,7 @@ def list_models(
                                   if each.version == one["version"]]} for one in found]
         )  # fmt: skip
         return
-    columns = ["version", "champion", "verdict", "value", "candidate", "registered_at"]
-    metric = found[0]["metric"] if found else "value"
-    headings = [metric if column == "value" else column for column in columns]
-    terminal.print_table(headings, terminal.as_rows(found, columns))
-    for problem in problems:
-        terminal.print_error("\n".join(problem_lines(problem)))
+    print_versions(found, problems)
 
 
 @app.command()
@@ -525,6 +517,23 @@ def mlflow(
 ) -> None:
     """Show the tracking server's pages on this machine, until stopped."""
     _replace_by(*_open().registry.user_interface(port=port))
+
+
+@app.command()
+def airflow(
+    arguments: Annotated[list[str] | None, typer.Argument(metavar="[-- ARGS]")] = None,
+    *,
+    host: Annotated[str | None, typer.Option(help="The address of its pages.")] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Their port.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Run Airflow on this machine, until stopped; what stands after -- is a command of its own."""
+    _, settings = _project()
+    with terminal.reporting(quiet=True) as report:
+        opened = standalone.open_airflow(_open(), report, settings, host=host, port=port)
+    if arguments:
+        _replace_by(opened.environment.command(*arguments), opened.variables)
+    standalone.run(opened, Speaker(sys.stdout, opened.log, as_json=as_json))
 
 
 @app.command()

@@ -27,8 +27,9 @@ GristmillError
 │   ├── KeyInUse               … because its key's first request is not answered yet
 │   ├── InvalidOutcome         … and none can be recorded: what is told of it is wrong
 │   └── OutcomesRefused        … of a file: its lines are wrong
-└── ServingError               the API cannot run
-    └── PortTaken              … its port is in use
+├── ServingError               the API cannot run
+│   └── PortTaken              … its port is in use
+└── OrchestrationError         Airflow cannot be installed, started or stopped
 """
 
 from __future__ import annotations
@@ -181,3 +182,7 @@ class ServingError(GristmillError):
 
 class PortTaken(ServingError):
     """The API's port is in use; choose another with --port."""
+
+
+class OrchestrationError(GristmillError):
+    """Airflow cannot be installed, started or stopped."""

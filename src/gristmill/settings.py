@@ -40,6 +40,12 @@ class Settings(BaseSettings):
     """The bundle that `python -m gristmill.serving` answers from; without it, the champion's."""
     api_key: SecretStr | None = None
     """A key that opens what `python -m gristmill.serving` answers."""
+    airflow_host: str = "127.0.0.1"
+    """The address that Airflow's pages listen on."""
+    airflow_port: int = Field(default=8082, ge=1, le=65535)
+    """Their port."""
+    airflow_password: SecretStr | None = None
+    """The password of Airflow's user `airflow`; without it one made at random."""
 
 
 class AmazonSettings(BaseSettings):
@@ -75,6 +81,17 @@ def read_settings(folder: Path) -> Settings:
 def read_amazon_settings(folder: Path) -> AmazonSettings:
     """The AWS variables, from the environment or the `.env` of a folder."""
     return AmazonSettings(_env_file=folder / ".env")
+
+
+def inherited_environment() -> Mapping[str, str]:
+    """All variables, for a program that is started with some of its own beside them."""
+    return dict(os.environ)
+
+
+def cache_folder() -> Path:
+    """Where what can be downloaded again is kept, for all projects of a user."""
+    chosen = os.environ.get("XDG_CACHE_HOME")
+    return (Path(chosen) if chosen else Path.home() / ".cache") / "gristmill"
 
 
 def share_processors() -> None:

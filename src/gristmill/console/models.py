@@ -1,4 +1,4 @@
-"""One model version as people read it in a terminal."""
+"""Model versions as people read them in a terminal: all of them, or one."""
 
 from __future__ import annotations
 
@@ -6,17 +6,28 @@ from dataclasses import fields
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
+from gristmill.console import terminal
 from gristmill.console.terminal import shown
 from gristmill.registry.bundle import REPORT
 from gristmill.training.evaluate import Confusion, Evaluation
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from gristmill.flow.models import Tenure, VersionDetails
     from gristmill.registry.problems import Problem
 
 WIDTH = 80
+
+
+def print_versions(found: Sequence[Mapping[str, Any]], problems: Sequence[Problem]) -> None:
+    """Print a line for each version, and what is wrong with the record of any."""
+    columns = ["version", "champion", "verdict", "value", "candidate", "registered_at"]
+    metric = found[0]["metric"] if found else "value"
+    headings = [metric if column == "value" else column for column in columns]
+    terminal.print_table(headings, terminal.as_rows(found, columns))
+    for problem in problems:
+        terminal.print_error("\n".join(problem_lines(problem)))
 
 
 def version_lines(details: VersionDetails) -> Iterator[str]:

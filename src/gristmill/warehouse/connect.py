@@ -38,7 +38,7 @@ def connection_url(warehouse: Warehouse, credentials: Path, user: str | None = N
     parts = _parts(warehouse, credentials, user)
     password = quote(parts.pop("password", ""), safe="")
     name = quote(parts.pop("user", ""), safe="")
-    return _url(f"{name}:{password}" if password else name, parts)
+    return url_from(f"{name}:{password}" if password else name, parts)
 
 
 def psql_command(
@@ -47,9 +47,9 @@ def psql_command(
     """`psql` connected as a user: PostgreSQL's own of the embedded server, or the one in PATH."""
     parts = _parts(warehouse, credentials, user)
     password = parts.pop("password", None)
-    url = _url(quote(parts.pop("user", ""), safe=""), parts)
+    target = url_from(quote(parts.pop("user", ""), safe=""), parts)
     return Command(
-        arguments=(_psql(), url, *arguments),
+        arguments=(_psql(), target, *arguments),
         environment={"PGPASSWORD": password} if password else {},
     )
 
@@ -68,7 +68,7 @@ def _parts(warehouse: Warehouse, credentials: Path, user: str | None) -> dict[st
     return parts | {"user": user, "password": passwords[user]}
 
 
-def _url(who: str, parts: Mapping[str, str]) -> str:
+def url_from(who: str, parts: Mapping[str, str]) -> str:
     """A URL; a socket's folder, or several hosts, can only stand among its options."""
     options = {key: value for key, value in parts.items() if key != "dbname"}
     where = ""

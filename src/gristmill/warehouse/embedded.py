@@ -16,15 +16,21 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, LiteralString
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import psycopg
-from psycopg import sql
 
 from gristmill.errors import EmbeddedServerError
+from gristmill.warehouse.connect import url_from
 from gristmill.warehouse.connection import Warehouse
-from gristmill.warehouse.credentials import ensure_passwords, read_passwords, scram_verifier
+from gristmill.warehouse.credentials import ensure_passwords, read_passwords
+from gristmill.warehouse.databases import (
+    SET_CONFIG,
+    close_settings,
+    provide_database,
+    provide_user,
+)
 from gristmill.warehouse.files import locked, open_private, sync_folder
 from gristmill.warehouse.orphans import has_crashed, note_files, remove_orphans
 from gristmill.warehouse.place import (
@@ -53,7 +59,6 @@ _SHUTDOWN = 300.0
 _PAUSE = 0.02
 _LOG_LIMIT = 10 * 1024 * 1024
 """Bytes after which a start begins a new log and keeps the old one beside it."""
-_SET_CONFIG: LiteralString = "pg_catalog.set_config(text, text, boolean)"
 _RESERVED = {SUPERUSER, "template0", "template1"}
 
 
@@ -449,6 +454,23 @@ def _port_taken(port: int | None) -> EmbeddedServerError:
     )
 
 
+def provide_beside(home: Path, *, database: str, password: str) -> str:
+    """A database of its own on the running server, for a program beside ours; its URL.
+
+    Its owner has the same name and may log in, and nothing else. What is there already is left.
+    Raises EmbeddedServerError where no server of this home answers.
+    """
+    with _translated(home, "reach"):
+        place = read_place(home.resolve())
+        server = _answering(place) if place else None
+        if place is None or server is None:
+            raise EmbeddedServerError(f"No database runs for {home}: `gristmill status` starts it.")
+        with _as_superuser(place, server.port) as connection:
+            provide_user(connection, database, password, makes_roles=False)
+            provide_database(connection, database, database)
+        return _url(database, password, port=server.port, database=database)
+
+
 # --- What a crash left ----------------------------------------------------------------------------
 
 
@@ -484,17 +506,19 @@ def _remove_orphans(server: Server, place: Place) -> None:
 def _provide(server: Server, place: Place, database: str, owner: str) -> Warehouse:
     """The owner's warehouse, made or mended where the owner cannot connect to it."""
     password = ensure_passwords(place.credentials, [owner])[owner]
-    url = (
-        f"postgresql://{quote(owner, safe='')}:{quote(password, safe='')}"
-        f"@{_HOST}:{server.port}/{quote(database, safe='')}"
-    )
+    url = _url(owner, password, port=server.port, database=database)
     if not _is_provided(url):
         with _as_superuser(place, server.port) as connection:
-            _provide_owner(connection, owner, password)
-            _provide_database(connection, database, owner)
+            provide_user(connection, owner, password, makes_roles=True)
+            provide_database(connection, database, owner, closed=(SUPERUSER, "template1"))
         with _as_superuser(place, server.port, database) as connection:
-            _close_settings(connection, owner)
+            close_settings(connection, owner)
     return Warehouse(url=url)
+
+
+def _url(user: str, password: str, *, port: int, database: str) -> str:
+    who = f"{quote(user, safe='')}:{quote(password, safe='')}"
+    return url_from(who, {"host": _HOST, "port": str(port), "dbname": database})
 
 
 def _is_provided(url: str) -> bool:
@@ -502,51 +526,11 @@ def _is_provided(url: str) -> bool:
     try:
         with psycopg.connect(url, connect_timeout=10) as connection:
             row = connection.execute(
-                f"SELECT pg_catalog.has_function_privilege('public', '{_SET_CONFIG}', 'EXECUTE')"
+                f"SELECT pg_catalog.has_function_privilege('public', '{SET_CONFIG}', 'EXECUTE')"
             ).fetchone()
     except psycopg.OperationalError:
         return False
     return row == (False,)
-
-
-def _provide_owner(connection: psycopg.Connection[Any], owner: str, password: str) -> None:
-    exists = connection.execute("SELECT FROM pg_roles WHERE rolname = %s", [owner]).fetchone()
-    statement = sql.SQL(
-        "ALTER ROLE {} LOGIN CREATEROLE NOSUPERUSER PASSWORD {}"
-        if exists is not None
-        else "CREATE ROLE {} LOGIN CREATEROLE NOSUPERUSER PASSWORD {}"
-    )
-    connection.execute(
-        statement.format(sql.Identifier(owner), sql.Literal(scram_verifier(password)))
-    )
-
-
-def _provide_database(connection: psycopg.Connection[Any], database: str, owner: str) -> None:
-    """The database, the owner's; nobody enters it, or the server's own ones, without a grant."""
-    row = connection.execute(
-        "SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = %s", [database]
-    ).fetchone()
-    if row is None:
-        statement = sql.SQL("CREATE DATABASE {} OWNER {}")
-        connection.execute(statement.format(sql.Identifier(database), sql.Identifier(owner)))
-    elif row[0] != owner:
-        raise EmbeddedServerError(
-            f"[database] says that {owner!r} owns the database {database!r}, but {row[0]!r} does. "
-            "Set the owner back, or choose another name for the database."
-        )
-    for name in (database, SUPERUSER, "template1"):
-        statement = sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC")
-        connection.execute(statement.format(sql.Identifier(name)))
-
-
-def _close_settings(connection: psycopg.Connection[Any], owner: str) -> None:
-    """Keep a SELECT that runs as a limited role from changing back to the owner by `set_config`.
-
-    The owner may pass the right on: many clients begin with that function.
-    """
-    connection.execute(f"REVOKE EXECUTE ON FUNCTION {_SET_CONFIG} FROM PUBLIC")
-    statement = sql.SQL(f"GRANT EXECUTE ON FUNCTION {_SET_CONFIG} TO {{}} WITH GRANT OPTION")
-    connection.execute(statement.format(sql.Identifier(owner)))
 
 
 # --- What it said ---------------------------------------------------------------------------------
