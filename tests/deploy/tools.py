@@ -11,6 +11,13 @@ ROOT = Path(__file__).parents[2]
 SOURCES = {
     "terraform": "https://developer.hashicorp.com/terraform/install",
     "git": "apt-get install git",
+    "ip": "apt-get install iproute2",
+    "mmdebstrap": "apt-get install mmdebstrap",
+    "pebble": "apt-get install pebble",
+    "pebble-challtestsrv": "apt-get install pebble",
+    "rsync": "apt-get install rsync",
+    "ssh-keygen": "apt-get install openssh-client",
+    "systemd-nspawn": "apt-get install systemd-container",
 }
 """Where a program comes from that the lock file's group `deploy` does not bring."""
 
