@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from gristmill.features.sources import Source
-    from gristmill.project.features import Features
+    from gristmill.project.features import ColumnReference, Features
     from gristmill.project.project import Project
     from gristmill.warehouse.connection import Transaction, Warehouse
 
@@ -28,15 +28,7 @@ def build_feature_store(
     """Build the feature store as of now; None where the one that is there is still right."""
     with warehouse.transaction() as transaction:
         builds.lock(transaction, features.table)
-        pinned = sources.pin(transaction, project, features.sources)
-        recipe = Recipe(
-            name=features.table,
-            definition=_definition(features, project),
-            sources=tuple(pinned.values()),
-            query=point_in_time.feature_store(features, project, pinned, now),
-            key=(features.entity.column,),
-            as_of=now,
-        )
+        recipe, pinned = feature_store_recipe(transaction, project, features, now=now)
         current = builds.current_builds(transaction, features.table).get(recipe.period)
         if current and current.is_of(recipe):
             since = current.as_of
@@ -44,6 +36,22 @@ def build_feature_store(
                 return None
         _prefer_whole_tables(transaction)
         return builds.make(transaction, recipe)
+
+
+def feature_store_recipe(
+    transaction: Transaction, project: Project, features: Features, *, now: datetime
+) -> tuple[Recipe, Mapping[str, Source]]:
+    """What the feature store is made of as things are, and its sources."""
+    pinned = sources.pin(transaction, project, features.sources)
+    recipe = Recipe(
+        name=features.table,
+        definition=_definition(features, project),
+        sources=tuple(pinned.values()),
+        query=point_in_time.feature_store(features, project, pinned, now),
+        key=(features.entity.column,),
+        as_of=now,
+    )
+    return recipe, pinned
 
 
 def build_training_set(
@@ -57,28 +65,37 @@ def build_training_set(
         return None
     with warehouse.transaction() as transaction:
         builds.lock(transaction, TRAINING_SET)
-        if features.as_of is None:
-            pinned = sources.pin(transaction, project, [features.table])
-            store = pinned[features.table]
-            query = point_in_time.labelled_features(features, features.label, store)
-        else:
-            pinned = sources.pin(transaction, project, features.sources)
-            query = point_in_time.training_set(
-                features, features.label, features.as_of, project, pinned
-            )
-        recipe = Recipe(
-            name=TRAINING_SET,
-            definition=_definition(features, project),
-            sources=tuple(pinned.values()),
-            query=query,
-            key=(features.entity.column,),
-            as_of=now,
-        )
+        recipe = training_set_recipe(transaction, project, features, features.label, now=now)
         current = builds.current_builds(transaction, TRAINING_SET).get(recipe.period)
         if current and current.is_of(recipe):
             return None
         _prefer_whole_tables(transaction)
         return builds.make(transaction, recipe)
+
+
+def training_set_recipe(
+    transaction: Transaction,
+    project: Project,
+    features: Features,
+    label: ColumnReference,
+    *,
+    now: datetime,
+) -> Recipe:
+    """What the training set is made of as things are."""
+    if features.as_of is None:
+        pinned = sources.pin(transaction, project, [features.table])
+        query = point_in_time.labelled_features(features, label, pinned[features.table])
+    else:
+        pinned = sources.pin(transaction, project, features.sources)
+        query = point_in_time.training_set(features, label, features.as_of, project, pinned)
+    return Recipe(
+        name=TRAINING_SET,
+        definition=_definition(features, project),
+        sources=tuple(pinned.values()),
+        query=query,
+        key=(features.entity.column,),
+        as_of=now,
+    )
 
 
 def _prefer_whole_tables(transaction: Transaction) -> None:

@@ -39,7 +39,7 @@ def build_derived(
     while True:
         with warehouse.transaction() as transaction:
             builds.lock(transaction, derived.name)
-            stale, redefined = _stale(transaction, derived, project, now=now)
+            stale, redefined = stale_recipes(transaction, derived, project, now=now)
             if stale and not made:
                 _check_reads(transaction, derived, project)
             batch = _made(transaction, derived, stale, together=redefined)
@@ -73,7 +73,7 @@ def definition(derived: Derived) -> str:
     return hashlib.sha256(json.dumps(declared).encode()).hexdigest()[:16]
 
 
-def _stale(
+def stale_recipes(
     transaction: Transaction, derived: Derived, project: Project, *, now: datetime
 ) -> tuple[list[Recipe], bool]:
     """The recipes whose build is missing or made of something else; whether the SELECT changed."""

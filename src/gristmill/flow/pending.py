@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gristmill.errors import ObjectNotFound
+from gristmill.features.stale import stale
 from gristmill.flow import steps
 from gristmill.loading import contract, ledger
 from gristmill.loading.tables import find_files, pending_files
@@ -118,7 +119,8 @@ def build_if_needed(context: Context, report: Report, names: Sequence[str] = ())
 def train_if_needed(context: Context, report: Report) -> bool:
     """Train where the data is whole and the training set or the model changed; whether it did.
 
-    Whole is what has every file of every table in, as it lies in the bucket, and nothing refused.
+    Whole is what has every file of every table in, as it lies in the bucket, nothing refused, and
+    everything built of it.
     """
     found = pending(context)
     if found.awaited:
@@ -127,7 +129,10 @@ def train_if_needed(context: Context, report: Report) -> bool:
     if found.lacking:
         report.done(f"train: waits, for the data is not whole: {'; '.join(found.lacking)}")
         return False
-    steps.build(context, report)
+    unbuilt = stale(context.project, context.warehouse, now=context.now())
+    if unbuilt:
+        report.done(f"train: waits for what is not built yet: {', '.join(unbuilt)}")
+        return False
     return steps.train_if_changed(context, report)
 
 

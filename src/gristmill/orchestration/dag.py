@@ -27,6 +27,7 @@ from airflow.sdk import (
     AssetOrTimeSchedule,
     CronDataIntervalTimetable,
     Param,
+    chain,
     task,
 )
 from airflow.sdk.exceptions import AirflowException
@@ -70,19 +71,14 @@ def make_dags(dag_file: str) -> dict[str, DAG]:
 
 
 def _dag(graph: Graph, program: list[str], project: str) -> DAG:
-    """A task for each step; one more that tells the workflows behind it, whatever was skipped."""
+    """A task for each step; the last one tells the workflows behind it, also if it was skipped."""
+    told = [Asset(graph.name)] if graph.is_awaited else []
     with _empty_dag(graph, project) as dag:
-        last = None
-        for one in graph.tasks:
-            step = _step(one, graph, program)
-            if last is not None:
-                last >> step
-            last = step
-        if graph.is_awaited:
-            done = EmptyOperator(
-                task_id="done", trigger_rule="none_failed", outlets=[Asset(graph.name)]
-            )
-            last >> done
+        steps = [_step(one, graph, program) for one in graph.tasks]
+        if told and any(one.may_skip for one in graph.tasks):
+            steps.append(EmptyOperator(task_id="done", trigger_rule="none_failed"))
+        steps[-1].add_outlets(told)
+        chain(*steps)
     return dag
 
 

@@ -35,6 +35,8 @@ class Task:
     name: str
     words: tuple[str, ...]
     """The command, without the program and the project."""
+    may_skip: bool
+    """Whether it says so where it had nothing to do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,9 +103,10 @@ def _task(words: list[str], loads: tuple[str, ...]) -> Task:
     name = re.sub(r"\W+", "_", " ".join(words)).strip("_")
     if words[0] == "load":
         words = [*words, *loads]
-    if words[0] in CONDITIONAL:
+    conditional = words[0] in CONDITIONAL
+    if conditional:
         words = [words[0], "--if-needed", *words[1:]]
-    return Task(name=name, words=tuple(words))
+    return Task(name=name, words=tuple(words), may_skip=conditional)
 
 
 def starts(found: Iterable[Mapping[str, Any]], graphs: Iterable[Graph], day: date) -> list[Start]:
