@@ -10,7 +10,7 @@ RUN := .venv/bin/
 GRISTMILL := $(RUN)gristmill --project $(PROJECT)
 
 .DEFAULT_GOAL := help
-.PHONY: help install up down test soak lint format bench lock clean
+.PHONY: help install up down test soak lint check-deploy format bench lock clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -50,6 +50,17 @@ lint: install ## style, types, and who may import whom
 	$(RUN)ruff format --check
 	$(RUN)mypy
 	$(RUN)lint-imports
+
+# The programs that lint, audit and rehearse a deployment, beside everything else.
+.venv/.deploy: .venv/.installed
+	$(UV) sync --locked --all-extras --group deploy --inexact --quiet
+	@touch $@
+
+check-deploy: .venv/.deploy ## lint what deploys, audit what is shipped, try the infrastructure, write the bill of materials
+	deploy/checks/lint
+	$(RUN)pytest -q tests/deploy/test_terraform.py
+	deploy/checks/audit
+	deploy/checks/sbom dist/gristmill.cdx.json
 
 format: install ## mend what can be mended
 	$(RUN)ruff check --fix

@@ -100,6 +100,7 @@ def terraform(folder: Path, aws: str, state_bucket: str) -> Terraform:
         "TF_IN_AUTOMATION": "1",
         "TF_CLI_ARGS": "-no-color",
         "TF_INPUT": "0",
+        "TF_DATA_DIR": str(folder.parent / "terraform-data"),
         "AWS_ENDPOINT_URL": aws,
         "AWS_ACCESS_KEY_ID": "key",
         "AWS_SECRET_ACCESS_KEY": "secret",
@@ -399,7 +400,9 @@ def test_the_plans_own_tests_pass(terraform):
 
 def test_the_plans_own_tests_notice_ssh_that_is_open_to_the_world(terraform, tmp_path):
     opened = tmp_path / "deploy" / "terraform"
-    shutil.copytree(terraform.folder.parent, opened.parent, symlinks=True)
+    shutil.copytree(
+        terraform.folder.parent, opened.parent, ignore=shutil.ignore_patterns("terraform-data")
+    )
     network = opened / "network.tf"
     text = network.read_text()
     assert text.count("toset(var.ssh_from)") == 1
