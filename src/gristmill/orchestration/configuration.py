@@ -131,6 +131,9 @@ def variables(
         "GRISTMILL_HOME": str(home),
         "PYTHONPATH": os.pathsep.join(modules),
         "PYTHONUNBUFFERED": "1",
+        # Airflow names its processes in a way that wipes out their environment, by which they are
+        # known; not so with this.
+        "SPT_NOENV": "1",
     }
 
 

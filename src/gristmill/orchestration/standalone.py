@@ -240,21 +240,23 @@ def _run_once(
 
 def _supervise(airflow: Airflow, tell: Tell) -> None:
     def service(
-        name: str, *arguments: str, grace: float, may_start: Callable[[], bool] = lambda: True
+        *words: str, stopped: int, grace: float, may_start: Callable[[], bool] = lambda: True
     ) -> Service:
-        command = tuple(airflow.environment.command(name, *arguments))
-        return Service(name=name, command=command, grace=grace, may_start=may_start)
+        command = tuple(airflow.environment.command(*words))
+        return Service(
+            name=words[0], command=command, stopped=stopped, grace=grace, may_start=may_start
+        )
 
     def api_answers() -> bool:
         return _health(airflow.url) is not None
 
-    # In the order in which they are stopped: nothing new is begun, and what runs can still report.
+    # Nothing new is begun once the scheduler is stopped, and what ends can still report.
     # Their own servers of logs would listen on every address; the pages read the files instead.
     services = [
-        service("scheduler", "--skip-serve-logs", grace=60, may_start=api_answers),
-        service("triggerer", "--skip-serve-logs", grace=15),
-        service("dag-processor", grace=15),
-        service("api-server", grace=15),
+        service("api-server", stopped=3, grace=15),
+        service("dag-processor", stopped=2, grace=15),
+        service("triggerer", "--skip-serve-logs", stopped=2, grace=15),
+        service("scheduler", "--skip-serve-logs", stopped=1, grace=60, may_start=api_answers),
     ]
     supervisor = Supervisor(
         services, mark=_mark(airflow.folder), environment=airflow.variables, tell=tell

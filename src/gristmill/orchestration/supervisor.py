@@ -35,6 +35,8 @@ class Service:
     command: tuple[str, ...]
     grace: float
     """Seconds within which it may end by itself when it is told to stop."""
+    stopped: int
+    """When it is stopped: the lowest numbers first, each once those before it have ended."""
     may_start: Callable[[], bool] = lambda: True
     """Whether what it needs is there; asked until it is."""
 
@@ -73,7 +75,7 @@ class Supervisor:
         self._woken = threading.Event()
 
     def run(self, watch: Callable[[], None]) -> None:
-        """Keep them running until a signal says to stop, then stop them in the order given.
+        """Keep them running until a signal says to stop, then stop them in order.
 
         `watch` is called four times a second, and may raise to end it all. In the main thread only.
         """
@@ -86,8 +88,8 @@ class Supervisor:
                 watch()
                 self._woken.wait(_TICK)
         finally:
-            for running in self._running:
-                self._stop(running)
+            for number in sorted({running.service.stopped for running in self._running}):
+                self._stop([one for one in self._running if one.service.stopped == number])
             for each, handler in handlers.items():
                 signal.signal(each, handler)
 
@@ -148,42 +150,39 @@ class Supervisor:
             running.reader.join(timeout=5)
         running.process = None
 
-    def _stop(self, running: _Running) -> None:
-        """Tell it to end, wait as long as it may take, or until it is said a second time."""
-        process = running.process
-        if process is None:
-            return
-        if process.poll() is None:
-            process.terminate()
-        deadline = time.monotonic() + running.service.grace
-        while process.poll() is None and time.monotonic() < deadline and self._told_to_stop < 2:
-            time.sleep(0.05)
-        self._bury(running)
+    def _stop(self, these: Sequence[_Running]) -> None:
+        """Tell them to end, wait as long as they may take, or until it is said a second time."""
+        waited_for = [one for one in these if one.process is not None]
+        for running in waited_for:
+            assert running.process is not None
+            running.process.terminate()
+        started = time.monotonic()
+        for running in waited_for:
+            assert running.process is not None
+            deadline = started + running.service.grace
+            while running.process.poll() is None and time.monotonic() < deadline:
+                if self._told_to_stop > 1:
+                    break
+                time.sleep(0.05)
+            self._bury(running)
 
 
 def kill_marked(mark: str) -> int:
-    """Kill every process that carries a mark, or one that begins with it and a slash; how many.
+    """Kill the process groups of all that carry a mark, or one that begins with it and a slash.
 
-    Linux tells who carries it; elsewhere nobody is found. A process id that was given to another
-    program meanwhile is not hit: what is killed is what was looked at.
+    Gives how many carried it. Linux tells who does; elsewhere nobody is found. By the group, since
+    a process that hides its environment is found by one of its group that does not.
     """
     found = 0
     for entry in Path("/proc").glob("[0-9]*"):
         pid = int(entry.name)
-        if pid == os.getpid():
-            continue
         try:
-            descriptor = os.pidfd_open(pid)
-        except OSError:
-            continue
-        try:
-            if _carries(entry, mark):
-                signal.pidfd_send_signal(descriptor, signal.SIGKILL)
-                found += 1
+            if pid == os.getpid() or not _carries(entry, mark):
+                continue
+            os.killpg(os.getpgid(pid), signal.SIGKILL)
         except OSError:
             continue  # It ended, or is somebody else's.
-        finally:
-            os.close(descriptor)
+        found += 1
     return found
 
 
