@@ -227,8 +227,11 @@ def test_what_a_champion_said_stands_for_it_where_it_cannot_be_asked(judged):
     assert "worse than the champion" in worse.reasons[-1]
 
     (successor.bundle / "model.onnx").write_bytes(b"")
-    assert judged.train("known", "more").verdict == "promote"
-    assert judged.evidence["champion"]["lost"] == ["its bundle"]
+    better = judged.train("known", "more")
+    assert better.verdict == "promote"
+    assert "its bundle is missing or damaged" in better.reasons[-1]
+    assert judged.evidence["champion"]["lost"] == []
+    assert judged.evidence["champion"]["bundle_lost"]
     assert judged.evidence["champion"]["pairs"] == judged.evidence["signal"]["rows"]
 
 

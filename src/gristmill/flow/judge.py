@@ -157,7 +157,8 @@ def _rival(context: Context, champion: ModelVersion, candidate: Candidate) -> Ri
         scored=Scored(
             probabilities=probabilities, threshold=float(champion.evaluation["threshold"])
         ),
-        lost=lost if bundle else ("its bundle",),
+        lost=lost,
+        bundle_lost=bundle is None,
         leaks=_accepted_leaks(bundle.manifest.verdict if bundle else {}),
     )
 

@@ -97,6 +97,8 @@ class Rival:
     lost: tuple[str, ...] = ()
     """Features that it needs and that are gone: its answers are those on record, and there will be
     no new ones, so that a successor need only be no worse."""
+    bundle_lost: bool = False
+    """Whether its bundle is missing or damaged, which comes to the same."""
     leaks: frozenset[str] = frozenset()
     """Features that its own verdict names as leaks: who promoted it all the same accepted them."""
 
@@ -168,10 +170,10 @@ def _against_chance(
         f"On {evaluation.rows:,} held-out rows ({evaluation.positives:,} positive) the area under "
         f"the ROC curve is {area.value:.3f} (95% interval {area.low:.3f} to {area.high:.3f})"
     )
-    spent = (
-        f"Scores without signal do as well with probability {_probability(p_value)}; attempt "
-        f"{allowed.attempt} on this holdout allows {_probability(allowed.chance)}."
-    )
+    room = f"attempt {allowed.attempt} on this holdout allows {_probability(allowed.chance)}."
+    if not allowed.chance_spent:
+        room = f"beside a champion with signal {_probability(allowed.chance)} is allowed each time."
+    spent = f"Scores without signal do as well with probability {_probability(p_value)}; {room}"
     if p_value <= allowed.chance:
         return _Finding(decision="promote", sentence=f"{found}: better than chance. {spent}")
     least = smallest_auc(evaluation.positives, negatives, alpha=allowed.chance)
@@ -263,8 +265,8 @@ def _against_champion(
         f"version {champion.version}, in {_METRIC_NAMES[compared.metric]} is {compared.value:+.4f} "
         f"(95% interval {compared.bound(1 - SURE):+.4f} to {compared.bound(SURE):+.4f})"
     )
-    if champion.lost:
-        return _succeeding(found, champion.lost, compared, allowed)
+    if champion.lost or champion.bundle_lost:
+        return _succeeding(found, champion, compared, allowed)
     return _challenging(found, compared, allowed)
 
 
@@ -288,13 +290,15 @@ def _challenging(found: str, compared: Improvement, allowed: Allowance) -> _Find
     )
 
 
-def _succeeding(
-    found: str, lost: tuple[str, ...], compared: Improvement, allowed: Allowance
-) -> _Finding:
+def _succeeding(found: str, champion: Rival, compared: Improvement, allowed: Allowance) -> _Finding:
     """A champion that cannot answer any more yields to any version that is not worse."""
     margin = MARGIN[compared.metric]
+    why = "its bundle is missing or damaged"
+    if champion.lost:
+        verb = "is" if len(champion.lost) == 1 else "are"
+        why = f"it needs {', '.join(champion.lost)}, which {verb} gone or of another type by now"
     told = (
-        f"The champion needs {', '.join(lost)}, gone or of another type by now: its answers on "
+        f"The champion, version {champion.version}, can give no new answers: {why}. Those on "
         f"record stand for it, and a successor need only be no worse. {found}"
     )
     if compared.bound(allowed.champion) > -margin:
@@ -324,6 +328,7 @@ def _champion_evidence(
         "version": champion.version,
         "obstacle": champion.obstacle,
         "lost": list(champion.lost),
+        "bundle_lost": champion.bundle_lost,
         "pairs": len(champion.rows),
     }
     if compared is None:

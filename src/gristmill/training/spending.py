@@ -39,6 +39,8 @@ class Allowance:
 
     chance: float = CHANCE_ALPHA
     """On being better than chance."""
+    chance_spent: bool = True
+    """Whether that counts against the project's purse, as it does until a champion has signal."""
     champion: float = CHAMPION_ALPHA
     """On being better than the champion."""
     attempt: int = 1
@@ -85,6 +87,7 @@ def allowance(
         chance=spend(CHANCE_ALPHA, renewal=renewal, attempt=attempt)
         if chance_spent
         else CHANCE_ALPHA,
+        chance_spent=chance_spent,
         champion=spend(CHAMPION_ALPHA, renewal=against_renewal, attempt=against),
         attempt=attempt if chance_spent else against,
         generation=generation,

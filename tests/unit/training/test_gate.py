@@ -222,7 +222,20 @@ def test_a_champion_that_cannot_answer_any_more_yields_to_one_that_is_no_worse()
     worse = champion - 0.1 * labels
     found = verdict(labels, worse, champion=rival(champion, lost=("age",)))
     assert found.decision == "refuse"
-    assert "needs age" in found.reasons[-1]
+    assert "it needs age, which is gone" in found.reasons[-1]
+    spoilt = verdict(labels, worse, champion=rival(champion, bundle_lost=True))
+    assert spoilt.decision == "refuse"
+    assert "its bundle is missing or damaged" in spoilt.reasons[-1]
+
+
+def test_what_chance_is_allowed_is_told_by_attempts_only_where_they_count():
+    labels, scores = holdout(shift=1.0)
+    counted = verdict(labels, scores, allowance=Allowance(chance=0.0009, attempt=2))
+    beside = Allowance(chance=0.01, chance_spent=False, champion=0.002, attempt=4)
+    reigning = verdict(labels, scores, champion=rival(scores), allowance=beside)
+
+    assert counted.reasons[0].endswith("attempt 2 on this holdout allows 0.0009.")
+    assert reigning.reasons[0].endswith("beside a champion with signal 0.01 is allowed each time.")
 
 
 @pytest.mark.parametrize("metric", ["average_precision", "f1", "log_loss", "brier"])

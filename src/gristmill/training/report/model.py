@@ -67,20 +67,40 @@ _METRICS: dict[str, tuple[str, str]] = {
 }
 _EVIDENCE: dict[str, dict[str, str]] = {
     "signal": {
+        "": "Against chance",
         "value": "AUC",
         "allowed": "p value allowed",
         "smallest": "smallest AUC that passes",
         "detectable": "AUC noticed 4 times in 5",
     },
     "attempt": {
-        "chance": "error spent against chance",
-        "champion": "error spent against the champion",
+        "": "What it may spend",
+        "chance": "error allowed against chance",
+        "chance_spent": "counted against the project",
+        "champion": "error allowed against the champion",
         "attempt": "attempt on this holdout",
         "generation": "this holdout's generation",
     },
-    "champion": {"allowed": "p value allowed", "lost": "features it lost"},
+    "champion": {
+        "": "Against the champion",
+        "allowed": "p value allowed",
+        "lost": "features it lost",
+        "bundle_lost": "its bundle is lost",
+    },
+    "out_of_time": {"": "Out of time", "since": "labels since"},
+    "replay": {
+        "": "Latest predictions again",
+        "to_one": "would turn from 0 to 1",
+        "to_zero": "would turn from 1 to 0",
+        "flipped": "entities of these",
+        "largest_change": "largest change of probability",
+        "mean_change": "mean change of probability",
+        "missing": "features they lack",
+    },
+    "verdict": {"no_signal": "without signal"},
 }
-"""What the gate's own names mean; names that are not known here are shown as they are."""
+"""What the gate's own names mean, and its blocks; names that are not known here are shown as they
+are."""
 _MOODS: dict[str, tuple[str, Mood]] = {
     "promote": ("Promote", "promote"),
     "refuse": ("Refuse", "refuse"),
@@ -203,9 +223,10 @@ def _evidence(found: Examined) -> Html | None:
     blocks: list[Child] = []
     for name, value in evidence.items():
         if value not in (None, {}, (), []):
-            blocks.append(card(words(name).capitalize(), plain(_worded(name, value))))
+            title = _EVIDENCE.get(name, {}).get("", words(name).capitalize())
+            blocks.append(card(title, plain(_worded(name, value))))
     if told:
-        blocks.append(card("Verdict", plain(told)))
+        blocks.append(card("Verdict", plain(_worded("verdict", told))))
     return cards(blocks) if blocks else None
 
 
@@ -214,7 +235,11 @@ def _worded(block: str, value: object) -> object:
     if not isinstance(value, Mapping):
         return value
     known = _EVIDENCE.get(block, {})
-    return {known.get(name, name): one for name, one in with_intervals(value).items()}
+    return {
+        known.get(name, name): one
+        for name, one in with_intervals(value).items()
+        if one not in (None, "", [], ())
+    }
 
 
 # Metrics

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Literal
@@ -26,6 +28,8 @@ _DEEPEST = 6
 """Levels of nested evidence that are shown."""
 _LONGEST = 50
 """Entries of a list of evidence that are shown."""
+_MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?\+\d\d:\d\d$")
+"""A time as JSON has it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,7 +257,10 @@ def scalar(value: object) -> str:
         return numbers.count(value) if abs(value) >= 10_000 else str(value)
     if isinstance(value, float):
         return numbers.quantity(value)
-    return shown(str(value), longest=2000)
+    text = str(value)
+    if _MOMENT.match(text):
+        return numbers.when(datetime.fromisoformat(text))
+    return shown(text, longest=2000)
 
 
 def words(name: str) -> str:

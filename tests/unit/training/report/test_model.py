@@ -198,6 +198,8 @@ def test_evidence_that_nobody_foresaw_is_shown():
         "leaks": [{"feature": HOSTILE, "kind": "null", "area": 0.999}],
         "something_new": {"deep": {"deeper": [1, 2, {"x": None}]}, "many": list(range(1000))},
         "nothing": None,
+        "champion": {"obstacle": "", "lost": [], "allowed": 0.05},
+        "replay": {"since": "2026-11-23T10:16:41.897881+00:00", "to_one": 4},
     }
     text = " ".join(Reader(written(examined(evidence=evidence, rows=600))).text)
     assert "0.71 (0.69 to 0.73)" in text
@@ -205,6 +207,8 @@ def test_evidence_that_nobody_foresaw_is_shown():
     assert HOSTILE in text
     assert "Something new" in text
     assert "and 950 more" in text
+    assert "Against the champion p value allowed 0.05" in text  # and nothing of what is empty
+    assert "since 2026-11-23 10:16 UTC would turn from 0 to 1 4" in text
 
 
 def test_a_metric_that_nobody_foresaw_is_shown():
