@@ -188,7 +188,7 @@ def one_connection(
 
 def request(idx: int, features: dict[str, object]) -> bytes:
     body = json.dumps({"idx": idx, "features": features}).encode()
-    head = f"POST /predict HTTP/1.1\r\nHost: here\r\n{JSON}\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = f"POST /predict HTTP/1.1\r\nHost: localhost\r\n{JSON}\r\nContent-Length: {len(body)}\r\n\r\n"
     return head.encode() + body
 
 

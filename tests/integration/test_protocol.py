@@ -1,5 +1,6 @@
 """Connections that do not speak HTTP as they should are answered and ended, at no other's cost."""
 
+import contextlib
 import json
 import logging
 import re
@@ -7,6 +8,7 @@ import socket
 import time
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from gristmill.serving import protocol
 from gristmill.serving.entry import build
@@ -17,7 +19,7 @@ from gristmill.serving.server import Deployment
 BODY = json.dumps(
     {"idx": 1, "features": {"attr_a": 1, "attr_b": "c", "scd_a": 0.55, "scd_b": 3}}
 ).encode()
-HEAD = b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+HEAD = b"POST /predict HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
 WHOLE = HEAD + b"content-length: %d\r\n\r\n%b" % (len(BODY), BODY)
 
 
@@ -156,7 +158,7 @@ UPGRADE = (
 @pytest.mark.parametrize("apart", [False, True])
 def test_who_would_rather_speak_another_protocol_is_answered_in_this_one(connect, wish, apart):
     connection = connect()
-    request = WHOLE.replace(b"host: x\r\n", b"host: x\r\n" + wish)
+    request = WHOLE.replace(b"host: localhost\r\n", b"host: localhost\r\n" + wish)
     for _ in range(2):
         for piece in [request[:-40], request[-40:]] if apart else [request]:
             connection.sendall(piece)
@@ -169,7 +171,7 @@ def test_who_would_rather_speak_another_protocol_is_answered_in_this_one(connect
 def test_a_wish_for_another_protocol_and_an_end(connect):
     connection = connect()
     wish = UPGRADE.replace(b"Upgrade,", b"close, Upgrade,")
-    connection.sendall(WHOLE.replace(b"host: x\r\n", b"host: x\r\n" + wish))
+    connection.sendall(WHOLE.replace(b"host: localhost\r\n", b"host: localhost\r\n" + wish))
     assert b"prediction_id" in until_it_ends(connection)
 
 
@@ -177,6 +179,101 @@ def test_a_tunnel_is_refused(connect):
     connection = connect()
     connection.sendall(b"CONNECT example.com:443 HTTP/1.1\r\nhost: example.com\r\n\r\n")
     problem(until_it_ends(connection), 400, "malformed-http")
+
+
+def refused(client, status, route="other"):
+    """How many requests of a route were counted by a status."""
+    name, labels = "gristmill_requests_total", {"route": route, "status": str(status)}
+    return sum(
+        sample.value
+        for family in text_string_to_metric_families(client.get("/metrics").text)
+        for sample in family.samples
+        if sample.name == name and sample.labels == labels
+    )
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"hello\r\n\r\n", 400),
+        (b"GET /" + b"x" * LARGEST_HEADERS, 431),
+        (b"POST /pre", 408),
+    ],
+)
+def test_what_never_became_a_request_is_counted_once(impatient, connect, client, sent, status):
+    before = refused(client, status)
+    connection = connect()
+    connection.sendall(sent)
+    until_it_ends(connection)
+    assert refused(client, status) == before + 1
+
+
+@pytest.mark.parametrize(
+    ("rest", "status"),
+    [(b"content-length: 9\r\n\r\n{", 408), (b"transfer-encoding: chunked\r\n\r\nZ", 400)],
+)
+def test_a_request_that_is_cut_short_is_counted_and_logged_as_that_request(
+    impatient, connect, client, caplog, rest, status
+):
+    caplog.set_level(logging.INFO)
+    before = [refused(client, status, route) for route in ("/predict", "other")]
+    connection = connect()
+    connection.sendall(HEAD + b"x-request-id: mine\r\n" + rest)
+    received = until_it_ends(connection)
+    problem(received, status, "timeout" if status == 408 else "malformed-http")
+    assert received.count(b"HTTP/1.1") == 1
+    assert b"x-request-id: mine\r\n" in received
+    after = [refused(client, status, route) for route in ("/predict", "other")]
+    assert after == [before[0] + 1, before[1]]
+    (line,) = [one for one in caplog.records if one.getMessage() == "refused"]
+    assert (line.request_id, line.status, line.route) == ("mine", status, "/predict")
+
+
+@pytest.mark.parametrize("path", [b"/nothing", b"/health"])
+def test_the_body_of_a_request_that_is_answered_without_it(connect, path):
+    """It is not taken for headers that do not end: one answer, and the connection goes on."""
+    connection = connect()
+    head = HEAD.replace(b"/predict", path)
+    connection.sendall(head + b"content-length: %d\r\n\r\n" % (100 * LARGEST_HEADERS))
+    received = b""
+    while not received.endswith(b"}"):
+        received += connection.recv(65536)
+    for _ in range(100):
+        connection.sendall(b"x" * LARGEST_HEADERS)
+    connection.sendall(WHOLE)
+    received += answered(connection)
+    assert re.findall(rb"HTTP/1.1 (\d+)", received) == [
+        b"404" if path == b"/nothing" else b"405",
+        b"200",
+    ]
+
+
+def test_the_body_of_an_answered_request_that_does_not_come(impatient, connect):
+    connection = connect()
+    connection.sendall(HEAD.replace(b"/predict", b"/nothing") + b"content-length: 9\r\n\r\n{")
+    received = until_it_ends(connection)
+    assert received.count(b"HTTP/1.1") == 1
+
+
+def test_what_is_not_http_behind_requests_ends_the_connection_once_they_are_answered(connect):
+    connection = connect()
+    connection.sendall(WHOLE * 3 + b"hello\r\n\r\n" + WHOLE)
+    received = until_it_ends(connection)
+    assert re.findall(rb"HTTP/1.1 (\d+)", received)[:3] == [b"200"] * 3
+    assert received.count(b"prediction_id") == 3
+
+
+def test_an_answer_that_nobody_reads_is_given_up(impatient, connect, client):
+    """Many of them: more than what the kernel holds for one connection."""
+    connection = connect()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.settimeout(0.2)
+    one = b"GET /openapi.json HTTP/1.1\r\nhost: localhost\r\n\r\n"
+    with pytest.raises(OSError):  # noqa: PT012 (it is ended at some piece)
+        while True:
+            with contextlib.suppress(TimeoutError):
+                connection.sendall(one * 100)
+    assert client.get("/health").status_code == 200
 
 
 def test_what_is_not_http_is_logged_by_its_kind_and_does_not_fill_the_log(connect, caplog):

@@ -44,9 +44,9 @@ from gristmill.predictions.prediction import (
 )
 from gristmill.serving import metrics
 from gristmill.serving.bodies import (
-    LARGEST_BATCH_BODY,
     idempotency_key,
     key_refused,
+    large_body,
     read_asked,
     read_batch,
     read_body,
@@ -121,15 +121,15 @@ async def predict_batch(request: Request) -> Response:
     started = time.perf_counter()
     service: Service = request.app.state.service
     served = service.served
-    body = await read_body(request, LARGEST_BATCH_BODY)
+    async with large_body(request) as body:
 
-    async def make() -> Made:
-        # In a thread, or other requests would wait until thousands of rows are read and computed.
-        return await anyio.to_thread.run_sync(
-            _answer_batch, served, body, started, limiter=service.batches
-        )
+        async def make() -> Made:
+            # In a thread, or others would wait until thousands of rows are read and computed.
+            return await anyio.to_thread.run_sync(
+                _answer_batch, served, body, started, limiter=service.batches
+            )
 
-    return await _on_record(request, service, body, make)
+        return await _on_record(request, service, body, make)
 
 
 async def predict_stored(request: Request) -> Response:
@@ -164,9 +164,9 @@ async def outcomes(request: Request) -> Response:
     service: Service = request.app.state.service
     if service.warehouse is None:
         raise Refused("no-database", "Outcomes are recorded in a database.")
-    body = await read_body(request, LARGEST_BATCH_BODY)
-    told = read_outcomes(body, service.served.manifest.entity, now=datetime.now(UTC))
-    recorded = await _with_database(service, record_outcomes, service.warehouse, told)
+    async with large_body(request) as body:
+        told = read_outcomes(body, service.served.manifest.entity, now=datetime.now(UTC))
+        recorded = await _with_database(service, record_outcomes, service.warehouse, told)
     service.counters.add("outcomes", recorded.added + recorded.corrected)
     return _document(
         OutcomesRecorded(added=recorded.added, corrected=recorded.corrected, known=recorded.known)
@@ -523,8 +523,8 @@ def create_app(
 
 
 @asynccontextmanager
-async def _lifespan(app: Starlette) -> AsyncIterator[None]:
-    """Ship while the application runs; at its end, once more."""
+async def _lifespan(app: Starlette) -> AsyncIterator[dict[str, metrics.Counters]]:
+    """Ship while the application runs; at its end, once more. Connections get the counters."""
     service: Service = app.state.service
     service.log.start()
     # What is loaded by now stays: walking it at every collection would cost the slowest answers.
@@ -533,7 +533,7 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     tasks = [asyncio.create_task(_keep_noting(service))]
     if app.state.follow:
         tasks.append(asyncio.create_task(app.state.follow()))
-    yield
+    yield {"counters": service.counters}
     for task in tasks:
         task.cancel()
     await asyncio.to_thread(service.log.close)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -19,12 +19,14 @@ from gristmill.predictions.prediction import entity_key
 from gristmill.serving.problems import Refused
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
     from datetime import datetime
 
     from starlette.requests import Request
+    from starlette.types import Message
 
     from gristmill.registry.bundle import Entity
+    from gristmill.serving.room import Room
 
 LARGEST_BODY = 1 << 20
 """Bytes of the body of a request about one entity."""
@@ -32,6 +34,9 @@ LARGEST_BATCH_BODY = 8 << 20
 """Bytes of the body of a request about many."""
 MOST_ROWS = 10_000
 """Rows of one request."""
+
+CUT_SHORT = "cut_short"
+"""Where a request's scope says why the rest of its body does not come: a `Refused`."""
 
 LONGEST_KEY = 255
 """Characters of an Idempotency-Key."""
@@ -47,40 +52,78 @@ class Asked(NamedTuple):
     features: dict[str, Any]
 
 
-async def read_body(request: Request, limit: int = LARGEST_BODY) -> bytes:
-    """The body of a request that says it is JSON; it is `Protocol` that waits no longer for it."""
-    _check_headers(request.scope["headers"], limit)
+async def read_body(request: Request) -> bytes:
+    """The body of a request about one entity, which says that it is JSON.
+
+    It is `Protocol` that waits no longer for it. Raises Refused, ClientDisconnect.
+    """
+    declared = _check_headers(request.scope["headers"], LARGEST_BODY)
     message = await request.receive()
-    body: bytes = message.get("body", b"")
+    if not message.get("more_body") and message["type"] == "http.request":
+        body: bytes = message["body"]
+        if len(body) > LARGEST_BODY:
+            raise _too_large(LARGEST_BODY)
+        return body
+    async with _room(request).of(declared or LARGEST_BODY):
+        return await _whole(request, message, LARGEST_BODY)
+
+
+@asynccontextmanager
+async def large_body(request: Request) -> AsyncIterator[bytes]:
+    """The body of a request about many, as `read_body`: nothing of it is read before there is room.
+
+    The room is kept until it is answered, as what is made of a body takes more than itself.
+    """
+    declared = _check_headers(request.scope["headers"], LARGEST_BATCH_BODY)
+    async with _room(request).of(LARGEST_BATCH_BODY if declared is None else declared):
+        yield await _whole(request, await request.receive(), LARGEST_BATCH_BODY)
+
+
+def _room(request: Request) -> Room:
+    room: Room = request.app.state.service.room
+    return room
+
+
+async def _whole(request: Request, message: Message, limit: int) -> bytes:
+    """The body of which a message is the first."""
+    pieces = [message.get("body", b"")]
+    octets = len(pieces[0])
     while message["type"] == "http.request" and message.get("more_body"):
-        if len(body) > limit:
+        if octets > limit:
             raise _too_large(limit)
+        if (refusal := request.scope.get(CUT_SHORT)) is not None:
+            raise refusal
         message = await request.receive()
-        body += message.get("body", b"")
+        pieces.append(message.get("body", b""))
+        octets += len(pieces[-1])
     if message["type"] == "http.disconnect":
         raise ClientDisconnect
-    if len(body) > limit:
+    if octets > limit:
         raise _too_large(limit)
-    return body
+    return b"".join(pieces)
 
 
-def _check_headers(headers: Iterable[tuple[bytes, bytes]], limit: int) -> None:
-    """Refuse what is not declared as plain JSON, or is too large by its own words."""
+def _check_headers(headers: Iterable[tuple[bytes, bytes]], limit: int) -> int | None:
+    """Refuse what is not declared as plain JSON, or is too large by its own words; how large."""
     kind = b""
+    declared = None
     for name, value in headers:
         if name == b"content-type":
             kind = value
-        elif name == b"content-length" and int(value) > limit:
-            raise _too_large(limit)
+        elif name == b"content-length":
+            declared = int(value)
+            if declared > limit:
+                raise _too_large(limit)
         elif name == b"content-encoding":
             raise Refused("unsupported-media-type", "Send plain JSON in UTF-8.")
     if kind == b"application/json":
-        return
+        return declared
     media_type, _, parameters = kind.partition(b";")
     if media_type.strip().lower() != b"application/json":
         raise Refused("unsupported-media-type", "Send Content-Type: application/json.")
     if parameters.strip().lower().replace(b'"', b"") not in {b"", b"charset=utf-8"}:
         raise Refused("unsupported-media-type", "Send plain JSON in UTF-8.")
+    return declared
 
 
 def idempotency_key(request: Request) -> str | None:

@@ -13,6 +13,7 @@ import time
 from typing import TYPE_CHECKING
 
 from gristmill.errors import GristmillError, StatementFailed
+from gristmill.serving.browsers import of_another_site
 from gristmill.serving.keys import is_loopback
 from gristmill.serving.metrics import OTHER
 from gristmill.serving.problems import Refused
@@ -101,7 +102,12 @@ class Guard:
 
     def _refusal(self, scope: Scope, authorization: bytes | None) -> Refused | None:
         """Why a request without a valid key is not let in; None where it needs none."""
-        if scope["path"] in OPEN or (not self._keys.asks and _is_local(scope)):
+        is_open = scope["path"] in OPEN
+        if not self._keys.asks and _is_local(scope):
+            # No browser reaches a Unix socket: whoever does may send what Host they like.
+            on_socket = scope["server"][1] is None
+            return None if on_socket else of_another_site(scope["headers"], harmless=is_open)
+        if is_open:
             return None
         detail = (
             "Show an API key in the header Authorization."

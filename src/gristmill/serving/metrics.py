@@ -41,7 +41,7 @@ BUCKETS = (
 )
 """Upper bounds of the latency histogram, in seconds."""
 STATUSES = (
-    *(200, 307, 400, 401, 404, 405, 408, 409, 413, 415, 422, 500, 501, 503),
+    *(200, 307, 400, 401, 403, 404, 405, 408, 409, 413, 415, 421, 422, 431, 500, 501, 503),
     0,
 )
 """Statuses that are told apart; 0 stands for any other."""
@@ -119,12 +119,17 @@ class Counters:
         self._rest()
 
     def count(self, route: str, status: int, seconds: float) -> None:
-        """One request that was answered."""
+        """One request that was answered, so many seconds after it came."""
         place = _ROUTE.get(route, _ROUTE[OTHER])
         integers = self._own.integers
         integers[_REQUESTS + place * len(STATUSES) + _STATUS.get(status, len(STATUSES) - 1)] += 1
         integers[_LATENCIES + place * _ALL_BUCKETS + bisect_left(BUCKETS, seconds)] += 1
         self._own.floats[_SECONDS + place] += seconds
+
+    def refuse(self, status: int) -> None:
+        """One connection that was refused before there was a request: it has no time."""
+        slot = _REQUESTS + _ROUTE[OTHER] * len(STATUSES) + _STATUS.get(status, len(STATUSES) - 1)
+        self._own.integers[slot] += 1
 
     def add(self, name: str, count: int = 1) -> None:
         """Count predictions, outcomes, swaps, refused swaps."""

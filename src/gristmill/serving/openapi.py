@@ -14,11 +14,14 @@ if TYPE_CHECKING:
 
     from gristmill.registry.bundle import Bundle
 
-_EVERYWHERE = ("malformed-http", "headers-too-large", "timeout", "internal-error")
+_EVERYWHERE = (
+    *("malformed-http", "headers-too-large", "timeout", "internal-error"),
+    *("another-site", "misdirected"),
+)
 _OPEN: dict[str, Any] = {"security": []}
 """What is answered without an API key."""
 _ONCE = ("key-in-use", "key-reused", "record-unavailable")
-_BODY = ("malformed-json", "too-large", "unsupported-media-type", "invalid-request")
+_BODY = ("malformed-json", "too-large", "unsupported-media-type", "invalid-request", "busy")
 _DATABASE = ("no-database", "database-unavailable")
 _KEY_HEADER = {
     "name": "Idempotency-Key",

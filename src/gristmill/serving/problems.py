@@ -66,6 +66,13 @@ KINDS = {
             "Whoever runs the service makes one with `gristmill keys add NAME`.",
         ),
         Kind(
+            name="another-site",
+            status=403,
+            title="A page of another site asks",
+            meaning="A service without API keys answers no page but its own: any site could ask it "
+            "through a browser of this machine.",
+        ),
+        Kind(
             name="unknown-entity",
             status=404,
             title="The entity is not known",
@@ -114,6 +121,14 @@ KINDS = {
             meaning="Send the header Content-Type: application/json, and no Content-Encoding.",
         ),
         Kind(
+            name="misdirected",
+            status=421,
+            title="The request is for another server",
+            meaning="A service without API keys answers to 127.0.0.1, [::1] and localhost alone: "
+            "any other name may have been made to lead here by another site. With an API key it "
+            "answers to every name.",
+        ),
+        Kind(
             name="invalid-request",
             status=422,
             title="The request has not the right shape",
@@ -143,6 +158,12 @@ KINDS = {
             status=500,
             title="The server failed",
             meaning="This is a fault of the server, and in its log.",
+        ),
+        Kind(
+            name="busy",
+            status=503,
+            title="Too many large requests at a time",
+            meaning="There was no room for the body in time. Send it again a little later.",
         ),
         Kind(
             name="no-database",

@@ -1,18 +1,20 @@
 """How a connection speaks HTTP: uvicorn's own way, with limits that it does not set.
 
-Whoever sends no whole request in time, or no end of headers, is answered and cut off, so that idle
-connections cannot use up the server. Whoever asks for another protocol is answered in this one.
+Whoever sends no whole request in time, or no end of headers, is answered and cut off, and who does
+not read the answer is cut off, so that idle connections cannot use up the server. Whoever asks for
+another protocol is answered in this one.
 """
 
 from __future__ import annotations
 
 import secrets
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from gristmill.serving.bodies import CUT_SHORT
 from gristmill.serving.guard import Limited
 from gristmill.serving.metrics import OTHER
 from gristmill.serving.problems import MEDIA_TYPE, Refused
@@ -20,12 +22,15 @@ from gristmill.serving.problems import MEDIA_TYPE, Refused
 if TYPE_CHECKING:
     import asyncio
 
+    from gristmill.serving.metrics import Counters
+
 TIMEOUT = 10.0
 """Seconds between two looks at a connection: a request that has not arrived meanwhile is ended."""
 LARGEST_HEADERS = 32 << 10
 """Bytes that may come of a request's address and headers without their end."""
 
 _OF_UPGRADE = frozenset({b"connection", b"upgrade", b"http2-settings"})
+_NONE = object()
 _limited = Limited()
 
 
@@ -35,6 +40,10 @@ class Protocol(HttpToolsProtocol):
     _timer: asyncio.TimerHandle | None = None
     _header_bytes = 0
     _cycle_before: object = None
+    """The request of which a part was awaited at the last look."""
+    _unsent_before = 0
+    _deaf = False
+    """Whether nothing that comes counts any more."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to watch it: one timer for as long as it lives, none for each request."""
@@ -49,18 +58,26 @@ class Protocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Take what came; headers that do not end are refused."""
+        if self._deaf:
+            return
         self._unset_keepalive_if_required()
+        scope = self.scope
         try:
             self._feed(data)
         except httptools.HttpParserError:
             self._refuse(Refused("malformed-http", "Invalid HTTP request received."))
             return
-        if self._waits():
+        if self.scope is not None and "method" in self.scope:
+            # The headers have ended: what comes is a body, maybe of a request that is answered.
+            self._header_bytes = 0
+        elif self.scope is scope or self._is_idle():
             self._header_bytes += len(data)
             if self._header_bytes > LARGEST_HEADERS:
                 self._refuse(Refused("headers-too-large", "Their end did not come."))
-        else:
-            self._header_bytes = 0
+
+    def _is_idle(self) -> bool:
+        """Whether nothing is left of the requests that came."""
+        return self.cycle is None or (self.cycle.response_complete and not self.cycle.more_body)
 
     def _feed(self, data: bytes) -> None:
         """Have the parser read, which stops behind headers that ask for another protocol."""
@@ -94,28 +111,63 @@ class Protocol(HttpToolsProtocol):
         """The parser's notes of a request that it stops at are of no use; see `_feed`."""
         return True
 
-    def _waits(self) -> bool:
-        """Whether the next request's headers are what the connection waits for."""
-        return self.cycle is None or self.cycle.response_complete
-
     def _watch(self) -> None:
-        # Between requests uvicorn has a timer of its own.
-        headers = self._waits() and self.timeout_keep_alive_task is None
-        body = not self._waits() and self.cycle.more_body and not self.cycle.response_started
-        if (headers or body) and self.cycle is self._cycle_before:
-            part = "body" if body else "headers"
-            self._refuse(Refused("timeout", f"The {part} did not arrive in {TIMEOUT:g} seconds."))
+        """End what has not moved since the last look."""
+        unsent = self.transport.get_write_buffer_size()
+        if unsent and unsent == self._unsent_before:
+            # An answer that nobody reads.
+            self.transport.abort()
             return
-        self._cycle_before = self.cycle
+        self._unsent_before = unsent
+        part = self._awaited()
+        if part and self.cycle is self._cycle_before:
+            self._refuse(Refused("timeout", f"The {part} did not arrive in {TIMEOUT:g} seconds."))
+        self._cycle_before = self.cycle if part else _NONE
         self._timer = self.loop.call_later(TIMEOUT, self._watch)
 
+    def _awaited(self) -> str | None:
+        """The part of a request that the other side should be sending."""
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete:
+            # Between requests uvicorn has a timer of its own.
+            return None if self.timeout_keep_alive_task else "headers"
+        if not cycle.more_body or cycle.response_started:
+            return None
+        # It is we who do not read, or have not said yet that they shall send.
+        return None if self.flow.read_paused or cycle.waiting_for_100_continue else "body"
+
     def _refuse(self, refusal: Refused) -> None:
-        """Answer with a problem document and end the connection."""
+        """End the connection: with a problem document, unless the last request has its answer."""
         if self.transport.is_closing():
             return
+        self._deaf = True
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete:
+            if cycle is None or cycle.scope is not self.scope or not cycle.more_body:
+                self._answer(refusal)
+            # What could not be read else is the rest of a request that has been answered.
+            self.transport.close()
+            return
+        # The requests under way are answered first, and in their order.
+        cycle.keep_alive = False
+        if cycle.scope is self.scope and cycle.more_body:
+            # Whoever reads its body is told; so it is counted and logged as that request.
+            cast("dict[str, object]", cycle.scope)[CUT_SHORT] = refusal
+            cycle.message_event.set()
+        else:
+            self._note(refusal, secrets.token_hex(8))
+
+    def _note(self, refusal: Refused, request_id: str) -> None:
+        """Log and count what never became a request."""
         scope = {"problem": refusal, "client": self.client}
-        request_id = secrets.token_hex(8)
         _limited.refused(scope, request_id, OTHER, refusal.kind.status, None, None)
+        counters: Counters | None = self.app_state.get("counters")
+        if counters:
+            counters.refuse(refusal.kind.status)
+
+    def _answer(self, refusal: Refused) -> None:
+        request_id = secrets.token_hex(8)
+        self._note(refusal, request_id)
         content = refusal.document()
         status = HTTPStatus(refusal.kind.status)
         headers = [
@@ -128,4 +180,3 @@ class Protocol(HttpToolsProtocol):
         first = f"HTTP/1.1 {status.value} {status.phrase}".encode()
         head = [first, *(name + b": " + value for name, value in headers)]
         self.transport.write(b"\r\n".join([*head, b"", content]))
-        self.transport.close()

@@ -16,6 +16,7 @@ from gristmill.features.read import LatestFeatures, latest
 from gristmill.predictions.predictor import Predictor, load_predictor
 from gristmill.predictions.together import Together
 from gristmill.serving.openapi import openapi
+from gristmill.serving.room import Room
 from gristmill.serving.schema import model_card
 
 if TYPE_CHECKING:
@@ -75,6 +76,8 @@ class Service:
         default_factory=lambda: anyio.CapacityLimiter(AT_DATABASE)
     )
     batches: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(BATCHES))
+    room: Room = field(default_factory=Room)
+    """Where large bodies are held."""
 
     def replace(self, served: Served) -> None:
         """Let another model version answer from the next request on."""
