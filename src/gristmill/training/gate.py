@@ -328,7 +328,7 @@ def _champion_evidence(
         "version": champion.version,
         "obstacle": champion.obstacle,
         "lost": list(champion.lost),
-        "bundle_lost": champion.bundle_lost,
+        **({"bundle_lost": True} if champion.bundle_lost else {}),
         "pairs": len(champion.rows),
     }
     if compared is None:

@@ -90,11 +90,9 @@ _EVIDENCE: dict[str, dict[str, str]] = {
     "out_of_time": {"": "Out of time", "since": "labels since"},
     "replay": {
         "": "Latest predictions again",
-        "to_one": "would turn from 0 to 1",
-        "to_zero": "would turn from 1 to 0",
+        "to_one": "from 0 to 1",
+        "to_zero": "from 1 to 0",
         "flipped": "entities of these",
-        "largest_change": "largest change of probability",
-        "mean_change": "mean change of probability",
         "missing": "features they lack",
     },
     "verdict": {"no_signal": "without signal"},

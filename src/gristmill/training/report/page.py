@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -232,7 +233,9 @@ def with_intervals(evidence: Mapping[str, object]) -> dict[str, object]:
     value, low, high = (told.get(name) for name in (middle, "low", "high"))
     if not (isinstance(value, float) and isinstance(low, float) and isinstance(high, float)):
         return told
-    written = f"{numbers.quantity(value)} ({numbers.quantity(low)} to {numbers.quantity(high)})"
+    # As many decimals for all three: beyond those of the interval's length none says anything.
+    decimals = max(0, 2 - math.floor(math.log10(high - low))) if high > low else 4
+    written = f"{value:.{decimals}f} ({low:.{decimals}f} to {high:.{decimals}f})"
     return {
         name: written if name == middle else one
         for name, one in told.items()

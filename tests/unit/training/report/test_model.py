@@ -202,13 +202,13 @@ def test_evidence_that_nobody_foresaw_is_shown():
         "replay": {"since": "2026-11-23T10:16:41.897881+00:00", "to_one": 4},
     }
     text = " ".join(Reader(written(examined(evidence=evidence, rows=600))).text)
-    assert "0.71 (0.69 to 0.73)" in text
+    assert "0.7100 (0.6900 to 0.7300)" in text
     assert "below 0.0001" in text
     assert HOSTILE in text
     assert "Something new" in text
     assert "and 950 more" in text
     assert "Against the champion p value allowed 0.05" in text  # and nothing of what is empty
-    assert "since 2026-11-23 10:16 UTC would turn from 0 to 1 4" in text
+    assert "since 2026-11-23 10:16 UTC from 0 to 1 4" in text
 
 
 def test_a_metric_that_nobody_foresaw_is_shown():
