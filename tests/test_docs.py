@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import re
 import shlex
 import tomllib
@@ -22,8 +23,11 @@ from gristmill.settings import AmazonSettings, Settings
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/*/README.md")])
 COMMANDS = typer.main.get_command(cli.app).commands
-OTHER_PROGRAMS = {"curl", "export", "cd", "mv", "pip", "printf", "psql", "python", "tr", "uvicorn"}
-"""What a snippet may call beside gristmill and make."""
+OTHER_PROGRAMS = {
+    *("aws", "cd", "curl", "export", "gh", "git", "mv", "pip", "printf", "psql", "python"),
+    *("scp", "ssh", "ssh-keygen", "sudo", "terraform", "tr", "uvicorn"),
+}
+"""What a snippet may call beside gristmill, make and the scripts of deploy/."""
 
 
 def named(path):
@@ -159,6 +163,12 @@ def test_every_setting_named_anywhere_is_real():
     for page in PAGES:
         found = set(re.findall(r"\bGRISTMILL_[A-Z_]+\b", page.read_text(encoding="utf-8")))
         assert found <= real, page
+
+
+def test_the_variables_of_the_infrastructure_are_documented():
+    rows = table_of("docs/deploy-aws.md", "1. The infrastructure", "variable")
+    real = re.findall(r'^variable "(\w+)"', text_of("deploy/terraform/variables.tf"), re.MULTILINE)
+    assert sorted(codes(row[0])[0] for row in rows) == sorted(real)
 
 
 # The project file
@@ -358,7 +368,7 @@ def calls(snippet):
 
 
 def make_targets():
-    return set(re.findall(r"^([a-z]+):", text_of("Makefile"), re.MULTILINE))
+    return set(re.findall(r"^([a-z-]+):", text_of("Makefile"), re.MULTILINE))
 
 
 def wrong_with(words):
@@ -366,6 +376,8 @@ def wrong_with(words):
     program, *rest = [word for word in words if not re.fullmatch(r"[A-Z_]+=.*", word)]
     if program == "make":
         return next((word for word in rest if word not in make_targets()), None)
+    if program.startswith("deploy/"):
+        return None if os.access(ROOT / program, os.X_OK) else f"there is no {program}"
     if program != "gristmill":
         return None if program in OTHER_PROGRAMS else f"{program} is not known here"
     while rest and rest[0].startswith("-"):
