@@ -180,12 +180,15 @@ def test_an_answer_is_counted_and_a_refusal_too(client):
 
 def test_a_fault_is_told_without_what_is_inside(bundle_folder, served, tmp_path, logged):
     class Broken:
-        async def answer(self, features):
+        def answer(self, features):
             raise ZeroDivisionError(f"secret {features}")
+
+        def answers(self, rows):
+            raise ZeroDivisionError(f"secret {rows}")
 
     app = create_app(bundle=read_bundle(bundle_folder), spool=tmp_path / "spool")
     service = app.state.service
-    service.served = dataclasses.replace(service.served, together=Broken())
+    service.served = dataclasses.replace(service.served, predictor=Broken())
     with served(app) as client:
         answer = client.post("/predict", json=REQUEST, headers={"x-request-id": "mine"})
     assert (answer.status_code, answer.json()["type"]) == (500, "/docs#internal-error")

@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Literal, NamedTuple, ParamSpec, TypeVar
 
 from gristmill.errors import SpoolError
@@ -20,12 +22,12 @@ from gristmill.predictions.ship import Shipper
 from gristmill.predictions.spool import open_spool
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Sequence
+    from concurrent.futures import Future
     from pathlib import Path
 
     from gristmill.predictions.prediction import Prediction
     from gristmill.predictions.ship import ShippingState
-    from gristmill.predictions.spool import Told
     from gristmill.warehouse.connection import Warehouse
 
 logger = logging.getLogger(__name__)
@@ -36,6 +38,15 @@ STALLED = 5.0
 """Seconds after which a disk that has not answered counts as one that refuses."""
 TICK = 1.0
 """Seconds between two looks at whether the disk stalls, or takes writes again."""
+QUICK = 0.005
+"""Seconds that the event loop itself waits for a commit, where the one before took no longer.
+
+Two threads that both have work hand the interpreter over every five milliseconds; a disk that is
+quick has answered many times by then. What comes meanwhile is written together by the next commit.
+"""
+
+Told = Callable[[SpoolError | None], None]
+"""Called in the event loop: what was asked for is on disk, or why it is not."""
 
 _Given = ParamSpec("_Given")
 _Found = TypeVar("_Found")
@@ -66,7 +77,7 @@ class _Waiting(NamedTuple):
     """JSON objects with commas between them."""
     size: int
     """How many they are."""
-    done: asyncio.Future[None]
+    told: Told
 
 
 class PredictionLog:
@@ -92,6 +103,7 @@ class PredictionLog:
         self._waiting: list[_Waiting] = []
         self._writing: list[_Waiting] = []
         self._writing_since = 0.0
+        self._quick = True
         self._scheduled = False
         self._stalled = False
         self._failing = False
@@ -131,6 +143,10 @@ class PredictionLog:
         """
         await self._append(self._encode(predictions)[1:-1], len(predictions))
 
+    def append_soon(self, predictions: Sequence[Prediction], told: Told) -> None:
+        """The same, from the event loop, which tells how it went: a refusal too if best effort."""
+        self._append_soon(self._encode(predictions)[1:-1], len(predictions), told)
+
     @asynccontextmanager
     async def once(self, key: str, digest: bytes) -> AsyncIterator[Once]:
         """Answer a request that carries an Idempotency-Key; see `Once`.
@@ -159,30 +175,21 @@ class PredictionLog:
 
     async def check(self) -> None:
         """Return once a write has gone through to the disk; raises SpoolError."""
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def checked(error: SpoolError | None) -> None:
-            self._note(error)
-            _tell(done, error)
-
-        self._spool.check_soon(self._told(checked))
         try:
+            done = asyncio.wrap_future(self._spool.check_soon())
             await asyncio.wait_for(done, STALLED)
         except TimeoutError:
             raise _no_answer() from None
+        except SpoolError as error:
+            self._note(error)
+            raise
+        self._note(None)
 
     async def _append(self, records: bytes, count: int) -> bool:
         """Whether they are on record; only a log of best effort says that they are not."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         try:
-            if self._stalled:
-                raise _no_answer()
-            loop = asyncio.get_running_loop()
-            done: asyncio.Future[None] = loop.create_future()
-            self._waiting.append(_Waiting(records, count, done))
-            if not self._writing and not self._scheduled:
-                # Not at once: the requests that came together are written together.
-                self._scheduled = True
-                loop.call_soon(self._write)
+            self._append_soon(records, count, partial(_tell, done))
             await done
         except SpoolError:
             if not self._best_effort:
@@ -191,19 +198,33 @@ class PredictionLog:
             return False
         return True
 
-    def _write(self) -> None:
-        """Hand what waits to the writing thread, where that has nothing to do."""
-        self._scheduled = False
-        if self._writing or not self._waiting:
+    def _append_soon(self, records: bytes, count: int, told: Told) -> None:
+        if self._stalled:
+            told(_no_answer())
             return
-        batch = self._writing = self._next()
-        self._writing_since = time.monotonic()
-        records = b"[%b]" % b",".join([waiting.records for waiting in batch])
-        count = sum([waiting.size for waiting in batch])
-        try:
-            self._spool.append_soon(records, count, self._told(self._written))
-        except SpoolError as error:
-            self._written(error)
+        self._waiting.append(_Waiting(records, count, told))
+        if not self._writing and not self._scheduled:
+            # Not at once: the requests that came together are written together.
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._write)
+
+    def _write(self) -> None:
+        """Have the writing thread commit what waits, unless it has something to do."""
+        self._scheduled = False
+        while self._waiting and not self._writing:
+            batch = self._writing = self._next()
+            self._writing_since = time.monotonic()
+            records = b"[%b]" % b",".join([waiting.records for waiting in batch])
+            count = sum([waiting.size for waiting in batch])
+            try:
+                done = self._spool.append_soon(records, count)
+                done.result(QUICK if self._quick else 0)
+            except SpoolError as error:
+                self._written(error)
+            except TimeoutError:
+                done.add_done_callback(self._when_told(asyncio.get_running_loop()))
+            else:
+                self._written(None)
 
     def _next(self) -> list[_Waiting]:
         """All that waits, within reason."""
@@ -216,24 +237,32 @@ class PredictionLog:
         batch, self._waiting = self._waiting, []
         return batch
 
-    def _written(self, error: SpoolError | None) -> None:
-        """Tell who waited for a commit; the next one is under way before they go on."""
-        batch, self._writing = self._writing, []
-        self._stalled = False
-        self._note(error)
-        self._write()
-        _settle(batch, error)
-
-    def _told(self, tell: Told) -> Told:
+    def _when_told(self, loop: asyncio.AbstractEventLoop) -> Callable[[Future[None]], None]:
         """What the writing thread calls, to have it told in the event loop."""
-        loop = asyncio.get_running_loop()
 
-        def told(error: SpoolError | None) -> None:
+        def written(done: Future[None]) -> None:
+            try:
+                done.result()
+            except SpoolError as error:
+                self._written(error)
+            else:
+                self._written(None)
+            self._write()
+
+        def told(done: Future[None]) -> None:
             # A loop that is closed has nobody left to tell.
             with suppress(RuntimeError):
-                loop.call_soon_threadsafe(tell, error)
+                loop.call_soon_threadsafe(written, done)
 
         return told
+
+    def _written(self, error: SpoolError | None) -> None:
+        """Tell who waited for a commit."""
+        batch, self._writing = self._writing, []
+        self._quick = time.monotonic() - self._writing_since < QUICK
+        self._stalled = False
+        self._note(error)
+        _settle(batch, error)
 
     def _tick(self) -> None:
         """Let nobody wait for a disk that does not answer; find out when it does again."""
@@ -247,9 +276,12 @@ class PredictionLog:
                 waiting, self._waiting = self._waiting, []
                 _settle([*self._writing, *waiting], _no_answer())
         elif self._failing:
-            # The spool may just have been closed.
-            with suppress(SpoolError):
-                self._spool.check_soon(self._told(self._note))
+            self._checking = asyncio.create_task(self._look())
+
+    async def _look(self) -> None:
+        # It may fail again, and the spool may just have been closed.
+        with suppress(SpoolError):
+            await self.check()
 
     def _note(self, error: SpoolError | None) -> None:
         if error and not self._failing:
@@ -297,7 +329,7 @@ class Once:
 
 def _settle(batch: Sequence[_Waiting], error: SpoolError | None) -> None:
     for waiting in batch:
-        _tell(waiting.done, error)
+        waiting.told(error)
 
 
 def _tell(done: asyncio.Future[None], error: SpoolError | None) -> None:

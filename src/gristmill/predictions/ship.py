@@ -170,8 +170,9 @@ def _bring(
     try:
         try:
             with warehouse.transaction() as transaction:
-                for part in parts:
-                    _insert(transaction, part.decode())
+                # One statement for all: each by its own costs five times as much.
+                records = b",".join([part[1:-1] for part in parts])
+                _insert(transaction, f"[{records.decode()}]")
         except StatementFailed as error:
             if not error.sqlstate.startswith(OF_A_ROW):
                 raise

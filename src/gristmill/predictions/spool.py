@@ -14,7 +14,6 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import closing, contextmanager, suppress
 from queue import SimpleQueue
@@ -121,19 +120,15 @@ class Adopted(NamedTuple):
     problem: SpoolError | None
 
 
-Told = Callable[[SpoolError | None], None]
-"""Called by the writing thread: what was asked for is on disk, or why it is not."""
-
-
 class _Work(NamedTuple):
     """Statements that are one transaction, and who waits for it."""
 
     statements: Sequence[tuple[str, Sequence[object]]]
     change: int
     """By how much the number of waiting predictions changes."""
-    told: Told
-    octets: int = 0
+    octets: int
     """What it adds to the disk; 0 where it gives room back."""
+    done: Future[None]
 
 
 def as_record(prediction: Prediction) -> str:
@@ -176,18 +171,16 @@ class Spool:
     def append(self, predictions: Sequence[Prediction]) -> None:
         """Put predictions on record, all or none; returns once they are on disk."""
         records = f"[{','.join(map(as_record, predictions))}]".encode()
-        self._wait_for(
-            [(_INSERT, (len(predictions), time.time(), records))], len(predictions), len(records)
-        )
+        self.append_soon(records, len(predictions)).result()
 
-    def append_soon(self, records: bytes, count: int, told: Told) -> None:
-        """The same for a JSON array of so many records; the writing thread tells how it went."""
+    def append_soon(self, records: bytes, count: int) -> Future[None]:
+        """The same for a JSON array of so many records; done once they are on disk."""
         insert = (_INSERT, (count, time.time(), records))
-        self._submit(_Work([insert], count, told, len(records)))
+        return self._submit([insert], count, len(records))
 
-    def check_soon(self, told: Told) -> None:
-        """Try a write; the writing thread tells how it went."""
-        self._submit(_Work([(_CHECK, (_ROOM,))], 0, told, len(_ROOM)))
+    def check_soon(self) -> Future[None]:
+        """Try a write; done once it is on disk."""
+        return self._submit([(_CHECK, (_ROOM,))], 0, len(_ROOM))
 
     def oldest(self, most: int) -> list[Group]:
         """The oldest groups: those that hold up to so many predictions together, at least one."""
@@ -215,22 +208,22 @@ class Spool:
     def forget(self, groups: Sequence[Group], *, refused: Sequence[bytes] = ()) -> None:
         """Drop what has been shipped, but for records that were refused; returns once on disk."""
         oldest = min(group.oldest for group in groups)
-        self._wait_for(
+        self._submit(
             [
                 (_FORGET, (json.dumps([group.place for group in groups]),)),
                 *((_SET_ASIDE, (oldest, record)) for record in refused),
             ],
             len(refused) - sum(group.size for group in groups),
-        )
+        ).result()
 
     def forget_refused(self, refused: Sequence[Refused]) -> None:
         """Drop what has been shipped after all; returns once that is on disk."""
         places = json.dumps([each.place for each in refused])
-        self._wait_for([(_FORGET_REFUSED, (places,))], -len(refused))
+        self._submit([(_FORGET_REFUSED, (places,))], -len(refused)).result()
 
     def blame(self, refused: Refused) -> None:
         """Note that it was refused again, so that others go before it."""
-        self._wait_for([(_BLAME, (refused.place,))], 0)
+        self._submit([(_BLAME, (refused.place,))], 0).result()
 
     def close(self) -> None:
         """Finish what was begun and let the spool go; an empty one is removed."""
@@ -245,24 +238,14 @@ class Spool:
         finally:
             os.close(self._lock)
 
-    def _wait_for(
+    def _submit(
         self, statements: Sequence[tuple[str, Sequence[object]]], change: int, octets: int = 0
-    ) -> None:
-        done: Future[None] = Future()
-
-        def tell(error: SpoolError | None) -> None:
-            if error is None:
-                done.set_result(None)
-            else:
-                done.set_exception(error)
-
-        self._submit(_Work(statements, change, tell, octets))
-        done.result()
-
-    def _submit(self, work: _Work) -> None:
+    ) -> Future[None]:
         if self._closed:
             raise SpoolError("The spool is closed: the server is stopping.")
+        work = _Work(statements, change, octets, Future())
         self._queue.put(work)
+        return work.done
 
     def _write(self, opened: Future[None]) -> None:
         """The writing thread: one transaction after the other."""
@@ -275,7 +258,14 @@ class Spool:
         opened.set_result(None)
         with closing(connection):
             while work := self._queue.get():
-                work.told(self._execute(connection, work))
+                # From here on it cannot be cancelled by who has tired of waiting.
+                if not work.done.set_running_or_notify_cancel():
+                    continue
+                refusal = self._execute(connection, work)
+                if refusal is None:
+                    work.done.set_result(None)
+                else:
+                    work.done.set_exception(refusal)
 
     def _execute(self, connection: sqlite3.Connection, work: _Work) -> SpoolError | None:
         """One statement commits by itself: more would give the interpreter away and back."""

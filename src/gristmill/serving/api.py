@@ -53,8 +53,9 @@ from gristmill.serving.bodies import (
     read_outcomes,
     request_digest,
 )
+from gristmill.serving.fast_path import FAST_PATH, FastPath
 from gristmill.serving.follow import follow
-from gristmill.serving.guard import Guard
+from gristmill.serving.guard import Entrance, Guard
 from gristmill.serving.keys import KeyRing
 from gristmill.serving.problems import Refused, as_refusal
 from gristmill.serving.schema import (
@@ -103,7 +104,7 @@ async def predict(request: Request) -> Response:
 
     async def make() -> Made:
         asked = read_asked(body, served.manifest.entity)
-        prediction = await _answer(served, asked.key, asked.features, started)
+        prediction = _answer(served, asked.key, asked.features, started)
         answer = Answer(
             label=prediction.label,
             probability=prediction.probability,
@@ -143,7 +144,7 @@ async def predict_stored(request: Request) -> Response:
         key = entity_key_from_text(request.path_params["entity"], served.manifest.entity)
     latest = await _with_database(service, served.lookup, key)
     features = {name: json_value(value) for name, value in latest.features.items()}
-    prediction = await _answer(served, key, features, started)
+    prediction = _answer(served, key, features, started)
     await _append(service, [prediction])
     return _document(
         StoredAnswer(
@@ -292,12 +293,12 @@ async def _append(service: Service, predictions: Sequence[Prediction]) -> None:
     service.counters.add("predictions", len(predictions))
 
 
-async def _answer(
+def _answer(
     served: Served, key: int | str, features: Mapping[str, Any], started: float
 ) -> Prediction:
     """The answer for an entity's features, not yet on record."""
     try:
-        answer = await served.together.answer(features)
+        answer = served.predictor.answer(features)
     except InvalidFeatures as error:
         raise _invalid(error) from error
     return Prediction(
@@ -513,9 +514,11 @@ def create_app(
     app.state.follow = partial(follow, service, find, bundle.digest) if find else None
     app.state.docs = files("gristmill.serving").joinpath("docs.html").read_bytes()
     app.state.docs_policy = _policy(app.state.docs)
+    entrance = Entrance(KeyRing(keys))
+    app.state.fast_path = FastPath(service, entrance)
     app.guard = partial(
         Guard,
-        keys=KeyRing(keys),
+        entrance=entrance,
         counters=service.counters,
         routes={route.endpoint: route.path.replace(":path", "") for route in ROUTES},
     )
@@ -523,8 +526,11 @@ def create_app(
 
 
 @asynccontextmanager
-async def _lifespan(app: Starlette) -> AsyncIterator[dict[str, metrics.Counters]]:
-    """Ship while the application runs; at its end, once more. Connections get the counters."""
+async def _lifespan(app: Starlette) -> AsyncIterator[Mapping[str, Any]]:
+    """Ship while the application runs; at its end, once more.
+
+    The server's connections get the counters and the fast path; one may do without either.
+    """
     service: Service = app.state.service
     service.log.start()
     # What is loaded by now stays: walking it at every collection would cost the slowest answers.
@@ -533,7 +539,7 @@ async def _lifespan(app: Starlette) -> AsyncIterator[dict[str, metrics.Counters]
     tasks = [asyncio.create_task(_keep_noting(service))]
     if app.state.follow:
         tasks.append(asyncio.create_task(app.state.follow()))
-    yield {"counters": service.counters}
+    yield {"counters": service.counters, FAST_PATH: app.state.fast_path}
     for task in tasks:
         task.cancel()
     await asyncio.to_thread(service.log.close)

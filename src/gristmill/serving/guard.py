@@ -10,7 +10,7 @@ import logging
 import re
 import secrets
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from gristmill.errors import GristmillError, StatementFailed
 from gristmill.serving.browsers import of_another_site
@@ -37,56 +37,31 @@ _SANE_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,100}")
 _FAULT = 500
 
 
-class Guard:
-    """An application with what every request passes."""
+class Admission(NamedTuple):
+    """What is found at the entrance."""
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        *,
-        keys: KeyRing,
-        counters: Counters,
-        routes: Mapping[Callable[..., object], str],
-    ) -> None:
-        """`routes` names each endpoint's route, for its count."""
-        self._app = app
+    request_id: bytes
+    """The request's own, or one that is made for it."""
+    key: str | None
+    """Whose API key it shows."""
+    refusal: Refused | None
+    """Why it is not let in."""
+
+
+class Entrance:
+    """Where a request says who asks, and gets its id."""
+
+    def __init__(self, keys: KeyRing) -> None:
         self._keys = keys
-        self._counters = counters
-        self._routes = routes
         self._prefix = secrets.token_hex(6)
         self._numbers = itertools.count(1)
-        self._log = Limited()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        started = time.perf_counter()
+    def admit(self, scope: Scope) -> Admission:
+        """Whether a request is let in."""
         request_id, authorization = self._headers(scope)
-        status = _FAULT
-
-        async def answer(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                message["headers"].append((b"x-request-id", request_id))
-            await send(message)
-
-        try:
-            key = self._keys.name_of(authorization)
-            if key is None and (refusal := self._refusal(scope, authorization)) is not None:
-                scope["problem"] = refusal
-                await refusal.response()(scope, receive, answer)
-            else:
-                scope["api_key"] = key
-                await self._app(scope, receive, answer)
-        finally:
-            seconds = time.perf_counter() - started
-            route = self._routes.get(scope.get("endpoint"), OTHER)  # type: ignore[arg-type]
-            self._counters.count(route, status, seconds)
-            if status >= 400:
-                self._log.refused(scope, request_id.decode(), route, status, seconds, key)
+        key = self._keys.name_of(authorization)
+        refusal = self._refusal(scope, authorization) if key is None else None
+        return Admission(request_id, key, refusal)
 
     def _headers(self, scope: Scope) -> tuple[bytes, bytes | None]:
         """The request's id, made where it brings no sane one; and what it shows of a key."""
@@ -115,6 +90,55 @@ class Guard:
             else "What the header Authorization shows is no valid API key."
         )
         return Refused("unauthorized", detail, headers={"www-authenticate": "Bearer"})
+
+
+class Guard:
+    """An application with what every request passes."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        entrance: Entrance,
+        counters: Counters,
+        routes: Mapping[Callable[..., object], str],
+    ) -> None:
+        """`routes` names each endpoint's route, for its count."""
+        self._app = app
+        self._entrance = entrance
+        self._counters = counters
+        self._routes = routes
+        self._log = Limited()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        request_id, key, refusal = self._entrance.admit(scope)
+        status = _FAULT
+
+        async def answer(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"].append((b"x-request-id", request_id))
+            await send(message)
+
+        try:
+            if refusal:
+                scope["problem"] = refusal
+                await refusal.response()(scope, receive, answer)
+            else:
+                scope["api_key"] = key
+                await self._app(scope, receive, answer)
+        finally:
+            seconds = time.perf_counter() - started
+            route = self._routes.get(scope.get("endpoint"), OTHER)  # type: ignore[arg-type]
+            self._counters.count(route, status, seconds)
+            if status >= 400:
+                self._log.refused(scope, request_id.decode(), route, status, seconds, key)
 
 
 def _is_local(scope: Scope) -> bool:

@@ -8,6 +8,8 @@ another protocol is answered in this one.
 from __future__ import annotations
 
 import secrets
+import time
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, cast
 
@@ -15,6 +17,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gristmill.serving.bodies import CUT_SHORT
+from gristmill.serving.fast_path import FAST_PATH, Plain
 from gristmill.serving.guard import Limited
 from gristmill.serving.metrics import OTHER
 from gristmill.serving.problems import MEDIA_TYPE, Refused
@@ -22,6 +25,11 @@ from gristmill.serving.problems import MEDIA_TYPE, Refused
 if TYPE_CHECKING:
     import asyncio
 
+    from starlette.types import Scope
+    from uvicorn._types import ASGI3Application
+    from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+    from gristmill.serving.fast_path import FastPath
     from gristmill.serving.metrics import Counters
 
 TIMEOUT = 10.0
@@ -29,6 +37,7 @@ TIMEOUT = 10.0
 LARGEST_HEADERS = 32 << 10
 """Bytes that may come of a request's address and headers without their end."""
 
+_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncache-control: no-store\r\n"
 _OF_UPGRADE = frozenset({b"connection", b"upgrade", b"http2-settings"})
 _NONE = object()
 _limited = Limited()
@@ -44,10 +53,14 @@ class Protocol(HttpToolsProtocol):
     _unsent_before = 0
     _deaf = False
     """Whether nothing that comes counts any more."""
+    _fast_path: FastPath | None = None
+    _admitted: tuple[RequestResponseCycle, bytes, float] | None = None
+    """The request that goes the fast path once its body is there: its id, and when it came."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to watch it: one timer for as long as it lives, none for each request."""
         super().connection_made(transport)
+        self._fast_path = self.app_state.get(FAST_PATH)
         self._timer = self.loop.call_later(TIMEOUT, self._watch)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -55,6 +68,7 @@ class Protocol(HttpToolsProtocol):
         if self._timer:
             self._timer.cancel()
         super().connection_lost(exc)
+        self._go_on()
 
     def data_received(self, data: bytes) -> None:
         """Take what came; headers that do not end are refused."""
@@ -78,6 +92,61 @@ class Protocol(HttpToolsProtocol):
     def _is_idle(self) -> bool:
         """Whether nothing is left of the requests that came."""
         return self.cycle is None or (self.cycle.response_complete and not self.cycle.more_body)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        """Begin with a request whose headers are there: on the fast path, where it takes it."""
+        usual = cycle.keep_alive and not cycle.flow.write_paused
+        scope = cast("Scope", cycle.scope)
+        request_id = self._fast_path.admit(scope) if self._fast_path and usual else None
+        if request_id is None:
+            super()._start_asgi_task(cycle, app)
+            return
+        self._admitted = (cycle, request_id, time.perf_counter())
+        if not cycle.more_body:
+            self._hand_over()
+
+    def on_message_complete(self) -> None:
+        """A request is whole."""
+        super().on_message_complete()
+        self._hand_over()
+
+    def _hand_over(self) -> None:
+        admitted, self._admitted = self._admitted, None
+        if not admitted or not self._fast_path:
+            return
+        cycle, request_id, started = admitted
+        request = Plain(
+            body=bytes(cycle.body),
+            request_id=request_id,
+            started=started,
+            answer=partial(self._give, cycle),
+            go_on=partial(super()._start_asgi_task, cycle, self.app),
+        )
+        self._fast_path.take(request, self.loop)
+
+    def _go_on(self) -> None:
+        """What will never be whole is the application's to count, to log and to refuse."""
+        admitted, self._admitted = self._admitted, None
+        if admitted:
+            super()._start_asgi_task(admitted[0], self.app)
+
+    def _give(self, cycle: RequestResponseCycle, body: bytes, request_id: bytes) -> None:
+        """Send a request's answer, and go on with the next one of the connection."""
+        if self.transport.is_closing():
+            return
+        content = [_HEAD]
+        for name, value in cycle.default_headers:
+            content += (name, b": ", value, b"\r\n")
+        if not cycle.keep_alive:
+            # The server has begun to stop meanwhile.
+            content.append(b"connection: close\r\n")
+        content += (b"content-length: %d\r\nx-request-id: " % len(body), request_id)
+        content += (b"\r\n\r\n", body)
+        self.transport.write(b"".join(content))
+        cycle.response_started = cycle.response_complete = True
+        if not cycle.keep_alive:
+            self.transport.close()
+        self.on_response_complete()
 
     def _feed(self, data: bytes) -> None:
         """Have the parser read, which stops behind headers that ask for another protocol."""
@@ -154,6 +223,7 @@ class Protocol(HttpToolsProtocol):
             # Whoever reads its body is told; so it is counted and logged as that request.
             cast("dict[str, object]", cycle.scope)[CUT_SHORT] = refusal
             cycle.message_event.set()
+            self._go_on()
         else:
             self._note(refusal, secrets.token_hex(8))
 

@@ -14,7 +14,6 @@ import msgspec
 
 from gristmill.features.read import LatestFeatures, latest
 from gristmill.predictions.predictor import Predictor, load_predictor
-from gristmill.predictions.together import Together
 from gristmill.serving.openapi import openapi
 from gristmill.serving.room import Room
 from gristmill.serving.schema import model_card
@@ -45,8 +44,6 @@ class Served:
 
     manifest: Manifest
     predictor: Predictor
-    together: Together
-    """Answers single requests, those that come together by one run of the model."""
     lookup: FeatureLookup | None
     """Finds the features of `GET /predict/{entity}`; None without a database."""
     card: bytes
@@ -95,7 +92,6 @@ def load_served(bundle: Bundle, warehouse: Warehouse | None) -> Served:
     return Served(
         manifest=bundle.manifest,
         predictor=predictor,
-        together=Together(predictor),
         lookup=_lookup(warehouse, bundle.manifest),
         card=encode(model_card(bundle)),
         report=bundle.report,
