@@ -35,6 +35,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--swaps", type=int, default=60, help="how often test_readers.py swaps a load in"
     )
+    parser.addoption("--months", type=int, default=4, help="how many a backfill of Airflow loads")
+    parser.addoption("--pictures", action="store_true", help="take those of Airflow's pages anew")
 
 
 @pytest.fixture(scope="session")

@@ -628,6 +628,26 @@ MISTAKES = {
         '[workflows.daily]\nsteps = ["load"]\nafter = ["night"]\n[model]',
         "workflows.daily.after: there is no workflow 'night' (known: daily).",
     ),
+    "workflow after itself": (
+        "[model]",
+        '[workflows.daily]\nsteps = ["load"]\nafter = ["daily"]\n[model]',
+        "workflows.daily.after: it waits for itself: daily → daily.",
+    ),
+    "schedule of nobody": (
+        "[model]",
+        '[workflows.daily]\nsteps = ["load"]\nschedule = "every day"\n[model]',
+        "workflows.daily.schedule: 'every day' is none of @hourly, @daily,",
+    ),
+    "noticing by hand": (
+        "[model]",
+        '[workflows.look]\nsteps = ["notice"]\n[model]',
+        "workflows.look.steps: `notice` stands alone, with a schedule.",
+    ),
+    "tables in a step": (
+        "[model]",
+        '[workflows.daily]\nsteps = ["load clients"]\n[model]',
+        "workflows.daily.steps: 'load clients': which tables it loads stands in `tables`.",
+    ),
 }
 
 

@@ -154,3 +154,17 @@ def test_a_path_that_cannot_work_is_explained(path, every, problem):
 )
 def test_a_column_declares_itself_as_the_project_file_does(column, declaration):
     assert column.declaration == declaration
+
+
+@pytest.mark.parametrize(
+    ("template", "period", "path"),
+    [
+        ("sales/{period:%Y-%m-%d}/sales.csv", "2024-03", "sales/2024-03-01/sales.csv"),
+        ("{period:%Y}/{period:%m}.csv", "0999-12", "0999/12.csv"),
+        ("in/%Y/{period:%Y-%m}.csv", "2024-01", "in/%Y/2024-01.csv"),
+    ],
+)
+def test_the_path_of_a_period_leads_back_to_it(template, period, path):
+    table = family(template)
+    assert table.path_of(period) == path
+    assert table.period_of(path) == period
