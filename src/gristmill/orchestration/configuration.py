@@ -116,8 +116,10 @@ def variables(
         # A task outlives the API server's death: that is back within seconds, not within ten.
         "AIRFLOW__WORKERS__EXECUTION_API_RETRIES": "10",
         "AIRFLOW__WORKERS__EXECUTION_API_RETRY_WAIT_MAX": "5",
-        # A task whose scheduler was killed is begun again after this long, not after 300 s.
+        # A task that was killed, or whose scheduler was, is begun again after a minute, not after
+        # five: the one where nothing of it reports, the other where its scheduler does not.
         "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "60",
+        "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "10",
         "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
     }
     chosen = {name: value for name, value in inherited.items() if name.startswith("AIRFLOW__")}

@@ -16,6 +16,7 @@ import urllib.error
 import urllib.request
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from gristmill.errors import GristmillError, OrchestrationError
@@ -259,7 +260,11 @@ def _supervise(airflow: Airflow, tell: Tell) -> None:
         service("scheduler", "--skip-serve-logs", stopped=1, grace=60, may_start=api_answers),
     ]
     supervisor = Supervisor(
-        services, mark=_mark(airflow.folder), environment=airflow.variables, tell=tell
+        services,
+        mark=_mark(airflow.folder),
+        environment=airflow.variables,
+        tell=tell,
+        say=partial(tell, OURSELVES),
     )
     threading.Thread(target=_announce, args=(airflow, tell), daemon=True).start()
     supervisor.run(_watch(airflow, tell))

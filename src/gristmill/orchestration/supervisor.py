@@ -65,11 +65,16 @@ class Supervisor:
         mark: str,
         environment: Mapping[str, str],
         tell: Callable[[str, str], None],
+        say: Callable[[str], None],
     ) -> None:
-        """`mark` is this supervisor's own; `tell` gets a service's name and a line that it said."""
+        """`mark` is this supervisor's own; `tell` gets a service's name and a line that it said.
+
+        `say` gets what the supervisor itself has to tell.
+        """
         self._mark = mark
         self._environment = environment
         self._tell = tell
+        self._say = say
         self._running = [_Running(service=service) for service in services]
         self._told_to_stop = 0
         self._woken = threading.Event()
@@ -104,10 +109,8 @@ class Supervisor:
             settled = time.monotonic() - running.started >= SETTLED
             running.deaths = 1 if settled else running.deaths + 1
             pause = min(2.0 ** (running.deaths - 1), LONGEST_PAUSE)
-            self._tell(
-                running.service.name,
-                f"it ended ({_how(process.returncode)}); it is started again in {pause:.0f} s",
-            )
+            how = _how(process.returncode)
+            self._say(f"{running.service.name} ended ({how}); it starts again in {pause:.0f} s")
             self._bury(running)
             running.due = time.monotonic() + pause
         due = running.process is None and running.due <= time.monotonic()

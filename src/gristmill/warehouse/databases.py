@@ -51,7 +51,7 @@ def provide_database(
         connection.execute(statement.format(sql.Identifier(database), sql.Identifier(owner)))
     elif row[0] != owner:
         raise EmbeddedServerError(
-            f"The database {database!r} is to be {owner!r}'s, but it belongs to {row[0]!r}. "
+            f"{owner!r} was to own the database {database!r}, but {row[0]!r} does. "
             "Set its owner back, or choose another name for the database in [database]."
         )
     for name in (database, *closed):
