@@ -8,7 +8,17 @@ import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks import accuracy, batches, loading, months, parity, serving, verdict, whole_run
+from benchmarks import (
+    accuracy,
+    batches,
+    loading,
+    months,
+    parity,
+    serving,
+    serving_keyed,
+    verdict,
+    whole_run,
+)
 from gristmill.warehouse import embedded
 
 BENCHMARKS = {
@@ -18,12 +28,13 @@ BENCHMARKS = {
     "view": months.through_the_view,
     "run": whole_run.run,
     "serving": serving.answers,
+    "keyed": serving_keyed.answers,
     "batch": batches.rows_a_second,
     "verdict": verdict.run,
     "accuracy": accuracy.run,
     "parity": parity.run,
 }
-TIMED = {"batch", "serving"}
+TIMED = {"batch", "keyed", "serving"}
 """They go on for some seconds, where the others have a number of rows."""
 RESULTS = Path(__file__).parent / "results"
 
