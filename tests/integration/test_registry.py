@@ -55,6 +55,7 @@ MODEL = FittedModel(
 )
 EVALUATION = evaluate(np.array([0, 1, 0, 1]), np.array([0.1, 0.9, 0.4, 0.2]), threshold=0.95)
 PARITY = Parity(rows=80, probes=9, largest_difference=3e-16, flips=0)
+COMMIT = "c0ffee" * 6 + "c0ff"
 PROMOTE = Verdict(decision="promote", reasons=("Better.",), no_signal=False, p_value=0.001)
 REFUSE = Verdict(
     decision="refuse", reasons=("No better than chance.",), no_signal=True, p_value=0.6
@@ -135,7 +136,7 @@ def register(registry, build, write_bundle):
             EVALUATION,
             verdict,
             build=build,
-            lineage={"loads": [1, 2]},
+            lineage={"loads": [1, 2], "project": {"commit": COMMIT, "files": {}}},
             parity=PARITY,
             code_version="0.1.0",
             log="fold 1: 0.5\nfold 2: 0.7",
@@ -183,6 +184,7 @@ def test_mlflow_shows_the_run_whole(register, mlflow):
     assert run.data.metrics["cross_validation.logistic.roc_auc"] == pytest.approx(0.6)
     assert run.data.tags["loads"] == "[1, 2]"
     assert run.data.tags["verdict"] == "promote"
+    assert run.data.tags["mlflow.source.git.commit"] == COMMIT
     artifacts = Path(mlflow.download_artifacts(version.run_id, "bundle"))
     assert {file.name: file.read_bytes() for file in artifacts.iterdir()} == {
         file.name: file.read_bytes() for file in version.bundle.iterdir()

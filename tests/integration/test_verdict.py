@@ -1,5 +1,6 @@
 """The verdict over a project's life: attempts, champions of other holdouts and features, replay."""
 
+import hashlib
 import json
 from datetime import UTC, datetime
 
@@ -116,6 +117,10 @@ def test_a_better_version_succeeds_and_one_that_is_not_does_not(judged):
     assert first.verdict == "promote"
     assert first.reasons[-1] == "There is no champion to compare with."
     assert judged.evidence["champion"] is None
+    declared = (judged.shop.folder / "gristmill.toml").read_bytes()
+    assert first.lineage["project"]["files"] == {
+        "gristmill.toml": hashlib.sha256(declared).hexdigest()
+    }
 
     better = judged.train("known", "noise", "more")
     assert better.verdict == "promote", better.reasons

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from gristmill.console import terminal
 from gristmill.console.terminal import shown
 from gristmill.registry.bundle import REPORT
+from gristmill.registry.code import described
 from gristmill.training.evaluate import Confusion, Evaluation
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ def version_lines(details: VersionDetails) -> Iterator[str]:
         yield f"  load {load['load']}: {load['table_name']}{period}: {load['file']}"
     yield ""
     yield f"code     Gristmill {version.code_version}, seed {version.seed}"
+    if project := described(version.lineage.get("project")):
+        yield f"project  {project}"
     libraries = version.lineage.get("libraries", {})
     named = ", ".join(f"{name} {number}" for name, number in libraries.items())
     yield from paragraph(named, "         ", first="with     ")

@@ -162,6 +162,8 @@ def _version(trace: Trace, version: TracedVersion) -> Iterator[str]:
     moment = version.registered_at.strftime("%Y-%m-%d %H:%M UTC")
     yield f"version {version.version}: {version.candidate}, {version.verdict}, {moment}"
     yield f"  Gristmill {version.code_version}, seed {version.seed}, MLflow run {version.run_id}"
+    if version.project:
+        yield f"  project: {version.project}"
     counts = Counter(_now(load) for load in trace.loads if load.load in version.loads)
     states = ", ".join(f"{count} {state}" for state, count in counts.items())
     files = f"{len(version.loads)} file{'s' * (len(version.loads) != 1)}"

@@ -17,6 +17,7 @@ from gristmill.predictions.predictor import Predictor, answer_samples, sample_in
 from gristmill.project.features import TRAINING_SET
 from gristmill.project.table import ALL
 from gristmill.registry.bundle import Entity, Manifest, write_bundle
+from gristmill.registry.code import project_code
 from gristmill.registry.reference import reference_table
 from gristmill.training.evaluate import evaluate
 from gristmill.training.export import export
@@ -166,7 +167,14 @@ def _lineage(context: Context, known: TrainingSet, model: Model, attempt: int) -
         "seed": model.seed,
         "holdout": holdout_lineage(context, known, model),
         "attempt": attempt,
+        "project": _project_code(context, model),
     }
+
+
+def _project_code(context: Context, model: Model) -> dict[str, Any]:
+    project = context.project
+    files = [project.file, *(derived.file for derived in project.derived.values())]
+    return project_code(project.root, files, own_sources(model.candidates))
 
 
 def _manifest(

@@ -16,6 +16,7 @@ from gristmill.features.builds import loads_of
 from gristmill.predictions.origins import Origins
 from gristmill.predictions.spool import find_waiting
 from gristmill.predictions.traced_files import TracedLoad, look_at_files
+from gristmill.registry.code import described
 from gristmill.training.split import entity_fractions
 from gristmill.warehouse.queries import load_queries
 
@@ -64,6 +65,8 @@ class TracedVersion:
     """The build of its training set."""
     code_version: str
     seed: int
+    project: str
+    """The commit and a digest of the project's files that it was made by, where they are known."""
     run_id: str
     loads: tuple[int, ...]
     """Every load that it was trained on."""
@@ -194,6 +197,7 @@ def _traced_version(version: ModelVersion, entity: str, loads: Sequence[int]) ->
         build=version.build,
         code_version=version.code_version,
         seed=version.seed,
+        project=described(version.lineage.get("project")),
         run_id=version.run_id,
         loads=tuple(loads),
         part=_part(version.lineage, entity),

@@ -77,3 +77,5 @@ class Project:
     model: Model | None = None
     workflows: Mapping[str, Workflow] = field(default_factory=dict)
     serving: Serving = field(default_factory=Serving)
+    file: str = "gristmill.toml"
+    """The project file's name in its folder."""

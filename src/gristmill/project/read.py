@@ -208,6 +208,7 @@ def _project(parsed: _File, path: Path, source: str | None, mistakes: _Mistakes)
         name=parsed.project.name,
         source=source or parsed.project.source,
         root=root,
+        file=path.name,
         tables={name: _table(name, section, mistakes) for name, section in parsed.tables.items()},
         derived={
             name: _derived(name, section, root, mistakes)

@@ -89,6 +89,8 @@ class Registry:
         where MLflow fails, BundleError where no bundle was written; no version remains then.
         """
         lineage = {**lineage, "libraries": libraries()}
+        found = lineage.get("project", {}).get("commit")
+        commit = {"mlflow.source.git.commit": found} if found else {}
         with self._warehouse.transaction() as transaction:
             transaction.execute(_queries.lock)
             sweep_partial(self._bundles)
@@ -115,7 +117,7 @@ class Registry:
                     run.log(
                         parameters=_parameters(model, parity),
                         metrics=_metrics(model, evaluation, verdict),
-                        tags={**lineage, **{name: row[name] for name in _TAGS}},
+                        tags={**lineage, **{name: row[name] for name in _TAGS}, **commit},
                         lineage={**lineage, "build": build, "code_version": code_version},
                         text=log,
                         bundle=folder,
