@@ -91,7 +91,7 @@ def compared(scored: list[tuple[np.ndarray, dict[str, Scored]]]) -> dict:
         told[f"log loss {way}"] = fmean(
             float(losses(labels, answers[way].probabilities).mean()) for labels, answers in scored
         )
-    for way in ("LightGBM", "FLAML"):
+    for way in [each for each in ways if each != "ours"]:
         pairs = [
             (labels, answers["ours"].probabilities, answers[way].probabilities)
             for labels, answers in scored
