@@ -141,6 +141,10 @@ class Host:
         deadline = time.monotonic() + WITHIN
         while "gone" not in self.root("test -e /run/before-the-reboot || echo gone", check=False):
             assert time.monotonic() < deadline, "the host does not reboot"
+            if self._booted is not None and self._booted.poll() is not None:
+                # Where /run is no tmpfs, nspawn shuts the machine down and cannot start it again.
+                self.boot()
+                return
             time.sleep(0.2)
         self.wait()
 
@@ -254,11 +258,24 @@ def bare_host(debian_root, tmp_path_factory):
         yield host
 
 
+@pytest.fixture(scope="session")
+def environments(tmp_path_factory):
+    """The locked packages that were brought to some host, as the next one may have them already."""
+    folder = tmp_path_factory.mktemp("environments")
+    yield folder
+    shutil.rmtree(folder)
+
+
 @pytest.fixture(scope="module")
-def host(bare_host):
+def host(bare_host, environments):
     """A machine that takes releases."""
     prepare(bare_host)
-    return bare_host
+    own = bare_host.files / "opt/gristmill/environments"
+    if any(environments.iterdir()):
+        _run("cp", "--archive", environments, own)
+    yield bare_host
+    if own.exists() and not any(environments.iterdir()):
+        _run("cp", "--archive", f"{own}/.", environments)
 
 
 def prepare(host):
