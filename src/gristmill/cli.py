@@ -533,7 +533,8 @@ def airflow(
         opened = standalone.open_airflow(_open(), report, settings, host=host, port=port)
     if arguments:
         _replace_by(opened.environment.command(*arguments), opened.variables)
-    standalone.run(opened, Speaker(sys.stdout, opened.log, as_json=as_json))
+    with Speaker(sys.stdout, opened.log, as_json=as_json) as tell:
+        standalone.run(opened, tell)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""Airflow's own Python environment: installed once per user from a locked list, with hashes.
+"""Airflow's own Python environment: installed once for a user, from a locked list with hashes.
 
 Keyed by the list's digest, it serves every project; one that was not finished is never used.
 """
@@ -13,7 +13,6 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +22,7 @@ from gristmill.warehouse.files import locked
 if TYPE_CHECKING:
     from gristmill.flow.report import Report
 
-LIST = Path(str(resources.files("gristmill.orchestration") / "airflow.txt"))
+LIST = Path(__file__).with_name("airflow.txt")
 """The locked list: every package with its version and the digests of its files."""
 DISK = 1_200_000_000
 """Bytes that an installation takes for a moment: the environment and what was downloaded for it."""
@@ -37,6 +36,10 @@ class Environment:
 
     folder: Path
     """Where it lies."""
+    version: str
+    """Which Airflow it is."""
+    locked_list: Path
+    """What it is made of."""
 
     @property
     def python(self) -> Path:
@@ -48,23 +51,18 @@ class Environment:
         return [str(self.python), "-m", "airflow", *arguments]
 
 
-def airflow_version() -> str:
-    """Which Airflow the list installs."""
-    found = re.search(r"^apache-airflow==(\S+)", LIST.read_text(encoding="utf-8"), re.MULTILINE)
-    assert found is not None  # the list is made for it
-    return found[1]
-
-
-def ensure_environment(cache: Path, report: Report) -> Environment:
+def ensure_environment(cache: Path, report: Report, *, locked_list: Path = LIST) -> Environment:
     """The environment in a cache folder, installed where it is missing; two at once install once.
 
     Takes `uv` where it is in PATH, else venv and pip. Raises OrchestrationError with the last lines
     that the installer said.
     """
-    digest = hashlib.sha256(LIST.read_bytes()).hexdigest()[:12]
+    digest = hashlib.sha256(locked_list.read_bytes()).hexdigest()[:12]
+    found = re.search(r"^apache-airflow==(\S+)", locked_list.read_text("utf-8"), re.MULTILINE)
+    assert found is not None  # The list is made for it.
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
-    folder = cache / f"airflow-{airflow_version()}-{digest}-python{python}"
-    environment = Environment(folder=folder)
+    folder = cache / f"airflow-{found[1]}-{digest}-python{python}"
+    environment = Environment(folder=folder, version=found[1], locked_list=locked_list)
     if _works(environment):
         return environment
     try:
@@ -105,16 +103,17 @@ def _install(environment: Environment, report: Report) -> None:
             "XDG_CACHE_HOME."
         )
     shutil.rmtree(environment.folder, ignore_errors=True)
-    names = len(re.findall(r"^[a-z][\w.-]*==", LIST.read_text(encoding="utf-8"), re.MULTILINE))
-    report.begin(f"installing Airflow {airflow_version()}, this once", names)
+    text = environment.locked_list.read_text("utf-8")
+    names = len(re.findall(r"^[a-z][\w.-]*==", text, re.MULTILINE))
+    report.begin(f"installing Airflow {environment.version}, this once", names)
     uv = shutil.which("uv")
     for command in _with_uv(uv, environment) if uv else _with_pip(environment):
         _run(command, environment, report)
     with _finished(environment).open("w", encoding="utf-8") as file:
-        file.write(f"{airflow_version()}\n")
+        file.write(f"{environment.version}\n")
         file.flush()
         os.fsync(file.fileno())
-    report.done(f"Airflow {airflow_version()}: installed in {environment.folder}")
+    report.done(f"Airflow {environment.version}: installed in {environment.folder}")
 
 
 def _with_uv(uv: str, environment: Environment) -> list[list[str]]:
@@ -123,7 +122,7 @@ def _with_uv(uv: str, environment: Environment) -> list[list[str]]:
         [
             uv, "pip", "install", "--quiet", "--python", str(environment.python),
             "--require-hashes", "--no-deps", "--no-build", "--compile-bytecode",
-            "--requirement", str(LIST),
+            "--requirement", str(environment.locked_list),
         ],
     ]  # fmt: skip
 
@@ -134,7 +133,7 @@ def _with_pip(environment: Environment) -> list[list[str]]:
         [
             str(environment.python), "-m", "pip", "install", "--quiet", "--require-hashes",
             "--no-deps", "--only-binary", ":all:", "--disable-pip-version-check",
-            "--requirement", str(LIST),
+            "--requirement", str(environment.locked_list),
         ],
     ]  # fmt: skip
 
@@ -165,7 +164,7 @@ def _run(command: list[str], environment: Environment, report: Report) -> None:
         lines = output.read().decode(errors="replace").strip().splitlines()[-_LAST_LINES:]
     if process.returncode != 0:
         raise OrchestrationError(
-            f"Airflow {airflow_version()} cannot be installed in {environment.folder}. "
+            f"Airflow {environment.version} cannot be installed in {environment.folder}. "
             f"`{' '.join(command[:4])} …` ended with {process.returncode}:\n"
             + "\n".join(lines)
             + "\nIt needs the package index that your pip or uv is set to, a Python with its "

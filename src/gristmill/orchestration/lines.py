@@ -20,6 +20,8 @@ OURSELVES = "gristmill"
 """Who speaks where it is not one of Airflow's processes; the file does not get these lines."""
 LOG_LIMIT = 10 * 1024 * 1024
 """Bytes after which a new file is begun, and the old one kept beside it."""
+LONGEST_VALUE = 100
+"""Characters of what a line of the terminal shows beside its text."""
 _LOUD = {"error", "critical"}
 _FOLDS = re.compile(r"::(group|endgroup)::")
 """How Airflow marks what its pages fold away."""
@@ -37,6 +39,15 @@ class Speaker:
         self._as_json = as_json
         self._lock = threading.Lock()
         self._file: TextIOWrapper | None = None
+
+    def __enter__(self) -> Speaker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            if self._file is not None:
+                self._file.close()
+                self._file = None
 
     def __call__(self, who: str, line: str) -> None:
         """Somebody said a line."""
@@ -86,7 +97,11 @@ def readable(who: str, record: dict[str, Any]) -> str | None:
     if not event or _FOLDS.match(event):
         return None
     moment = str(record.get("timestamp", ""))[11:19]
-    more = " ".join(f"{key}={value}" for key, value in record.items() if key not in _KNOWN)
+    more = " ".join(
+        f"{key}={value}"
+        for key, value in record.items()
+        if key not in _KNOWN and len(str(value)) <= LONGEST_VALUE
+    )
     text = f"{event} ({more})" if more else event
     text += "".join(f"\n{one}" for one in _errors(record))
     loud = f" {level.upper()}:" if level in _LOUD or level == "warning" else ""
