@@ -38,6 +38,8 @@ FAST_PATH = "fast_path"
 """By this name the application's lifespan tells the server of it."""
 LARGEST = 1 << 16
 """Bytes of a plain body: uvicorn reads more only when somebody asks for it."""
+TOGETHER = 256
+"""Requests that are answered at once even if more are coming."""
 _UNUSUAL = frozenset({b"idempotency-key", b"expect", b"content-encoding", b"transfer-encoding"})
 
 
@@ -80,7 +82,14 @@ class FastPath:
         """Answer a request that was admitted, together with those that come in the same turn."""
         self._waiting.append(request)
         if len(self._waiting) == 1:
-            loop.call_soon(self._answer)
+            loop.call_soon(self._gather, 1, loop)
+
+    def _gather(self, before: int, loop: asyncio.AbstractEventLoop) -> None:
+        """Answer what waits, unless more of it came in this turn of the loop: then look again."""
+        if before < len(self._waiting) < TOGETHER:
+            loop.call_soon(self._gather, len(self._waiting), loop)
+        else:
+            self._answer()
 
     def _answer(self) -> None:
         requests, self._waiting = self._waiting, []
