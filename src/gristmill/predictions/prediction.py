@@ -27,6 +27,8 @@ JSONScalar = str | int | float | bool | None
 
 LARGEST_KEY = 2**63 - 1
 """The largest integer key: Postgres's bigint."""
+LONGEST_TEXT_KEY = 600
+"""Characters of a text key: as many as Postgres's indexes take, whatever they are."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,8 +94,8 @@ def entity_key(value: object, entity: Entity) -> int | str:
         if abs(value) > LARGEST_KEY:
             raise _wrong_key(entity, f"a whole number within ±{LARGEST_KEY}")
         return value
-    if type(value) is not str or not value:
-        raise _wrong_key(entity, "a text that is not empty")
+    if type(value) is not str or not 1 <= len(value) <= LONGEST_TEXT_KEY:
+        raise _wrong_key(entity, f"a text of 1 to {LONGEST_TEXT_KEY} characters")
     if "\x00" in value or not _is_unicode(value):
         raise _wrong_key(entity, "a text without U+0000 or lone surrogates")
     return value

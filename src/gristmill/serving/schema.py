@@ -14,7 +14,7 @@ import msgspec
 
 from gristmill.errors import ServingError
 from gristmill.features.encode import LARGEST_INTEGER
-from gristmill.predictions.prediction import LARGEST_KEY
+from gristmill.predictions.prediction import LARGEST_KEY, LONGEST_TEXT_KEY
 from gristmill.serving.bodies import MOST_ROWS
 
 if TYPE_CHECKING:
@@ -244,4 +244,6 @@ def _rename(schema: dict[str, Any], names: Mapping[str, str]) -> None:
 def _key_type(manifest: Manifest) -> Any:
     if manifest.entity.type == "integer":
         return Annotated[int, msgspec.Meta(ge=-LARGEST_KEY, le=LARGEST_KEY)]
-    return Annotated[str, msgspec.Meta(min_length=1, pattern=r"^[^\x00]*$")]
+    return Annotated[
+        str, msgspec.Meta(min_length=1, max_length=LONGEST_TEXT_KEY, pattern=r"^[^\x00]*$")
+    ]
