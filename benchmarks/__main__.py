@@ -10,6 +10,7 @@ from pathlib import Path
 
 from benchmarks import (
     accuracy,
+    airflow,
     batches,
     loading,
     months,
@@ -24,6 +25,7 @@ from gristmill.warehouse import embedded
 BENCHMARKS = {
     "load": loading.clean,
     "dirty": loading.dirty,
+    "airflow": airflow.backfill,
     "month": months.one_changed,
     "view": months.through_the_view,
     "run": whole_run.run,

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -60,13 +61,12 @@ class Stack:
     """What `gristmill airflow` printed."""
     port: int = field(default_factory=free_port)
     process: subprocess.Popen | None = None
-    _client: httpx.Client | None = None
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    @property
+    @cached_property
     def bucket(self) -> Any:
         """The bucket, for whoever changes it."""
         return boto3.resource(
@@ -101,18 +101,24 @@ class Stack:
 
     def stop(self) -> None:
         """Stop Airflow and the database."""
+        self.__dict__.pop("client", httpx.Client()).close()
+        self.bucket.meta.client.close()
         self.installation.run("down")
         if self.process:
             self.process.wait(timeout=PATIENCE)
 
+    @cached_property
+    def client(self) -> httpx.Client:
+        """Logged in to Airflow's REST API."""
+        client = httpx.Client(base_url=self.url, timeout=120)
+        credentials = {"username": "airflow", "password": PASSWORD}
+        token = client.post("/auth/token", json=credentials).json()["access_token"]
+        client.headers["authorization"] = f"Bearer {token}"
+        return client
+
     def ask(self, method: str, path: str, **more: Any) -> Any:
         """What Airflow's REST API answers."""
-        if self._client is None:
-            self._client = httpx.Client(base_url=self.url, timeout=120)
-            credentials = {"username": "airflow", "password": PASSWORD}
-            token = self._client.post("/auth/token", json=credentials).json()["access_token"]
-            self._client.headers["authorization"] = f"Bearer {token}"
-        answer = self._client.request(method, f"/api/v2{path}", **more)
+        answer = self.client.request(method, f"/api/v2{path}", **more)
         assert answer.is_success, answer.text
         return answer.json() if answer.content else None
 

@@ -40,7 +40,7 @@ PICTURES = [
         "grid",
         panels("grid", 45),
         "/dags/load_sales_data",
-        ["load", "Runs", "Backfills"],
+        ["load", "Runs", "Backfills", "Failed Runs"],
     ),
     (
         "graph",
