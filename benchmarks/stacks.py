@@ -36,7 +36,7 @@ class Stack:
 
     name: str
     command: list[str]
-    """`{port}` in it is the port that it shall listen on."""
+    """`{port}` in it, and in the environment, is the port that it shall listen on."""
     environment: dict[str, str] = field(default_factory=dict)
     path: str = "/predict"
     body: Callable[[int, dict], bytes]
@@ -107,9 +107,8 @@ def stacks(trained: Trained) -> list[Stack]:
         ),
         Stack(
             name="ours, durable log, no database",
-            command=[*python, "uvicorn", "--factory", "gristmill.serving.entry:application",
-                     *UVICORN, "--port", "{port}"],
-            environment={"GRISTMILL_BUNDLE": str(trained.bundle),
+            command=[*python, "gristmill.serving"],
+            environment={"GRISTMILL_BUNDLE": str(trained.bundle), "GRISTMILL_PORT": "{port}",
                          "GRISTMILL_HOME": str(trained.folder / "without-database")},
             **plain,
         ),
@@ -195,12 +194,13 @@ def started(stack: Stack, logs: Path) -> Iterator[Running]:
     """The stack, answering on a core of its own."""
     port = _free_port()
     command = [word.replace("{port}", str(port)) for word in stack.command]
+    told = {name: value.replace("{port}", str(port)) for name, value in stack.environment.items()}
     log = logs / f"{stack.name.split(',')[0]}-{port}.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
             ["taskset", "-c", str(SERVER_CORE), *command],
             cwd=logs,
-            env={**_surroundings(), **stack.environment},
+            env={**_surroundings(), **told},
             stdout=output,
             stderr=output,
             start_new_session=True,
