@@ -184,7 +184,7 @@ def debian_root(tmp_path_factory):
         *("bookworm", folder),
     )
     yield folder
-    shutil.rmtree(folder)
+    shutil.rmtree(folder.parent)
 
 
 @contextlib.contextmanager
@@ -258,24 +258,18 @@ def bare_host(debian_root, tmp_path_factory):
         yield host
 
 
-@pytest.fixture(scope="session")
-def environments(tmp_path_factory):
-    """The locked packages that were brought to some host, as the next one may have them already."""
-    folder = tmp_path_factory.mktemp("environments")
-    yield folder
-    shutil.rmtree(folder)
-
-
 @pytest.fixture(scope="module")
-def host(bare_host, environments):
+def host(bare_host, debian_root):
     """A machine that takes releases."""
     prepare(bare_host)
     own = bare_host.files / "opt/gristmill/environments"
-    if any(environments.iterdir()):
-        _run("cp", "--archive", environments, own)
+    # The locked packages that were brought to the host before: the next has them already.
+    known = debian_root.with_name("environments")
+    if known.exists():
+        _run("cp", "--archive", known, own)
     yield bare_host
-    if own.exists() and not any(environments.iterdir()):
-        _run("cp", "--archive", f"{own}/.", environments)
+    if own.exists() and not known.exists():
+        _run("cp", "--archive", own, known)
 
 
 def prepare(host):
