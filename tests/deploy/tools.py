@@ -10,9 +10,14 @@ ROOT = Path(__file__).parents[2]
 
 SOURCES = {
     "terraform": "https://developer.hashicorp.com/terraform/install",
+    "docker": "apt-get install docker.io",
+    "docker-compose": "apt-get install docker-compose",
+    "dockerd": "apt-get install docker.io",
     "git": "apt-get install git",
     "ip": "apt-get install iproute2",
+    "iptables": "apt-get install iptables",
     "mmdebstrap": "apt-get install mmdebstrap",
+    "nsenter": "apt-get install util-linux",
     "pebble": "apt-get install pebble",
     "pebble-challtestsrv": "apt-get install pebble",
     "rsync": "apt-get install rsync",
