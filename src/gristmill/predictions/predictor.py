@@ -210,12 +210,16 @@ def _open_session(graph: bytes) -> Any:
 
 
 def _runtime_errors() -> Iterator[type[Exception]]:
-    """The runtime's errors: they share no base class but Exception."""
+    """The runtime's errors: they share no base class but Exception.
+
+    What it says of a spoilt graph may quote it, and then be no text.
+    """
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     for name in ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NotImplemented"):
         yield getattr(state, name)
     yield state.RuntimeException
+    yield UnicodeDecodeError
 
 
 def _check_interface(session: Any, features: Sequence[Feature]) -> None:

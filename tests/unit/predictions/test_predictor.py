@@ -192,6 +192,13 @@ def _of_another_shape(graph):
     return model.SerializeToString()
 
 
+def test_a_graph_that_cannot_even_be_spoken_of_is_refused(example_model):
+    """The runtime quotes the name of what it does not know, and that is no text."""
+    graph = example_model.graph().replace(b"Sigmoid", b"Sigmo\xff\xfe")
+    with pytest.raises(BundleError, match=r"model\.onnx cannot be loaded"):
+        Predictor(graph=graph, features=example_model.features, threshold=0.5)
+
+
 def test_bytes_that_are_no_graph_are_refused(example_model):
     for content in (b"", b"nonsense", example_model.graph()[:200]):
         with pytest.raises(BundleError, match=r"model\.onnx"):
