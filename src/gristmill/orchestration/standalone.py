@@ -72,6 +72,8 @@ class Airflow:
     host: str
     port: int
     secrets: Secrets
+    is_chosen: bool
+    """Whether somebody chose the password, and it need not be told: what is said may be kept."""
     revive: Callable[[], None] | None
     """Brings the embedded database back where it does not answer; None where it is not ours."""
 
@@ -139,6 +141,7 @@ def open_airflow(
         host=host,
         port=port,
         secrets=secrets,
+        is_chosen=chosen is not None,
         revive=None if server else _reviver(context),
     )
 
@@ -298,10 +301,8 @@ def _announce(airflow: Airflow, tell: Tell) -> None:
         except OrchestrationError as error:
             tell(OURSELVES, str(error))
             return
-    tell(
-        OURSELVES,
-        f"Airflow is ready on {airflow.url}: user {USER}, password {airflow.secrets.password}",
-    )
+    password = "as it was chosen" if airflow.is_chosen else airflow.secrets.password
+    tell(OURSELVES, f"Airflow is ready on {airflow.url}: user {USER}, password {password}")
 
 
 def _is_healthy(url: str) -> bool:
