@@ -118,26 +118,25 @@ def _schedule(graph: Graph) -> Any:
 
 def _step(one: Task, graph: Graph, program: list[str]) -> BashOperator:
     command = shlex.join([*program, *one.words])
-    if graph.period is None or one.words[0] != "load":
-        return BashOperator(
-            task_id=one.name,
-            bash_command=f"exec {command}",
-            append_env=True,
-            trigger_rule="none_failed",
-        )
-    # By way of the environment: what somebody types into a form is no part of a shell's text.
-    form = PERIOD_FORMATS[graph.period]
-    period = (
-        f"{{{{ params.{graph.period} or (data_interval_start.strftime('{form}') "
-        "if data_interval_start is defined and data_interval_start else '') }}"
-    )
+    loads_period = graph.period is not None and one.words[0] == "load"
     return BashOperator(
         task_id=one.name,
-        bash_command=ONE_PERIOD.format(command=command, every=graph.period),
-        env={"PERIOD": period},
+        bash_command=ONE_PERIOD.format(command=command, every=graph.period)
+        if loads_period
+        else f"exec {command}",
+        # By way of the environment: what somebody types into a form is no part of a shell's text.
+        env={"PERIOD": _period_of_run(graph.period)} if graph.period and loads_period else None,
         append_env=True,
+        do_xcom_push=False,
         trigger_rule="none_failed",
     )
+
+
+def _period_of_run(every: str) -> str:
+    """A template of the period that a run is asked to load, or in which its interval begins."""
+    begin = "data_interval_start"
+    named = f"{begin}.strftime('{PERIOD_FORMATS[every]}') if {begin} is defined and {begin} else ''"
+    return f"{{{{ params.{every} or ({named}) }}}}"
 
 
 def _noticing(graph: Graph, made: list[Graph], program: list[str], project: str) -> DAG:
