@@ -10,7 +10,7 @@ RUN := .venv/bin/
 GRISTMILL := $(RUN)gristmill --project $(PROJECT)
 
 .DEFAULT_GOAL := help
-.PHONY: help install up down test soak lint check-deploy format bench lock clean
+.PHONY: help install up down test test-deploy soak lint check-deploy env format bench lock clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -37,8 +37,12 @@ examples/clients/.env: | .venv/.installed
 	@test -d examples/clients/bucket || $(RUN)gristmill sample examples/clients/bucket
 	@echo 'GRISTMILL_SOURCE=bucket' > $@
 
-test: install ## every test
-	$(RUN)pytest -n 2 --dist loadgroup
+test: install ## every test, but for the rehearsals of a deployment
+	$(RUN)pytest -n 2 --dist loadgroup --ignore tests/deploy
+
+test-deploy: .venv/.deploy ## rehearse every way of deploying: images and Compose, a host, the cloud; as root, with what deploy/checks/can-rehearse names
+	deploy/checks/can-rehearse
+	$(RUN)pytest -n 2 --dist loadgroup tests/deploy
 
 soak: install ## the proofs at length: 7,500 kills, 10,000 swaps under readers, ten minutes of load; two hours or more
 	$(RUN)pytest -n 2 -rP --kills 5000 tests/acceptance/test_kill.py tests/acceptance/test_no_loss.py
@@ -61,6 +65,9 @@ check-deploy: .venv/.deploy ## lint what deploys, audit what is shipped, try the
 	$(RUN)pytest -q tests/deploy/test_terraform.py
 	deploy/checks/audit
 	deploy/checks/sbom dist/gristmill.cdx.json
+
+env: ## secrets and settings of docker-compose.yml, in .env; SOURCE=s3://… or SOURCE=sample names the bucket
+	@deploy/make-env $(SOURCE)
 
 format: install ## mend what can be mended
 	$(RUN)ruff check --fix
