@@ -302,6 +302,23 @@ def test_the_background_waits_for_a_warehouse_that_is_away(warehouse, spool, sup
     assert [row["entity"] for row in _logged(warehouse)] == ["patient"]
 
 
+def test_that_a_spool_cannot_be_looked_at_is_told_once(tmp_path, caplog):
+    """As where a process may open no more files; and that it can be again."""
+    spool = open_spool(tmp_path)
+    shipper = Shipper(spool, None)
+    spool.append([_prediction()])
+    away = spool.path.with_suffix(".away")
+    for change in (None, (spool.path, away), None, None, (away, spool.path), None, None):
+        if change:
+            change[0].rename(change[1])
+        shipper._try()
+    spool.close()
+    assert [record.getMessage().split(":")[0] for record in caplog.records] == [
+        "Predictions wait in the spool",
+        "Predictions are shipped again.",
+    ]
+
+
 def test_what_cannot_be_shipped_at_the_end_stays_on_disk(tmp_path):
     spool = open_spool(tmp_path)
     shipper = Shipper(spool, Warehouse(url="postgresql://nobody@127.0.0.1:1/nothing"))

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -110,37 +111,61 @@ def test_workers_whose_parent_is_killed_end():
         _wait_until(lambda: not any(_is_alive(worker) for worker in workers))
 
 
-def test_what_is_in_flight_is_answered_before_the_server_stops(bundle_folder, tmp_path):
-    """The second half of the request is sent after the server was told to stop."""
+@contextlib.contextmanager
+def _server(bundle, folder, **limits):
+    """A server, and its port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    arguments = [bundle_folder, tmp_path / "spool", port]
-    server = subprocess.Popen([sys.executable, "-c", SERVER, *map(str, arguments)])
-    features = {"attr_a": 1, "attr_b": "c", "scd_a": 0.55, "scd_b": 3}
-    body = json.dumps({"idx": 1, "features": features}).encode()
+    arguments = [bundle, folder / "spool", port]
+    server = subprocess.Popen([sys.executable, "-c", SERVER, *map(str, arguments)], **limits)
     with server:
         try:
             _wait_until(lambda: _listens(port))
             _wait_until(lambda: _children(server.pid))
-            with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
-                head = "POST /predict HTTP/1.1\r\nHost: 127.0.0.1\r\n"
-                head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
-                client.sendall(head.encode() + b"Expect: 100-continue\r\n\r\n")
-                assert client.recv(65536).startswith(b"HTTP/1.1 100 ")
-                client.sendall(body[:10])
-                server.terminate()
-                # It takes no others any more, which tells that it is stopping.
-                _wait_until(lambda: not _listens(port))
-                client.sendall(body[10:])
-                answer = b""
-                while piece := client.recv(65536):
-                    answer += piece
+            yield server, port
         finally:
             server.terminate()
+    assert server.returncode == 0
+
+
+def test_what_is_in_flight_is_answered_before_the_server_stops(bundle_folder, tmp_path):
+    """The second half of the request is sent after the server was told to stop."""
+    features = {"attr_a": 1, "attr_b": "c", "scd_a": 0.55, "scd_b": 3}
+    body = json.dumps({"idx": 1, "features": features}).encode()
+    with (
+        _server(bundle_folder, tmp_path) as (server, port),
+        socket.create_connection(("127.0.0.1", port), timeout=60) as client,
+    ):
+        head = "POST /predict HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+        head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+        client.sendall(head.encode() + b"Expect: 100-continue\r\n\r\n")
+        assert client.recv(65536).startswith(b"HTTP/1.1 100 ")
+        client.sendall(body[:10])
+        server.terminate()
+        # It takes no others any more, which tells that it is stopping.
+        _wait_until(lambda: not _listens(port))
+        client.sendall(body[10:])
+        answer = b""
+        while piece := client.recv(65536):
+            answer += piece
     assert answer.startswith(b"HTTP/1.1 200 ")
     assert b'"prediction_id"' in answer
-    assert server.returncode == 0
+
+
+def test_more_connections_than_a_shell_allows_where_the_machine_does(bundle_folder, tmp_path):
+    def few():
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 4096))
+
+    with (
+        _server(bundle_folder, tmp_path, preexec_fn=few) as (_, port),
+        contextlib.ExitStack() as all_,
+    ):
+        for _ in range(100):
+            client = socket.create_connection(("127.0.0.1", port), timeout=60)
+            all_.enter_context(client)
+            client.sendall(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n")
+            assert client.recv(65536).startswith(b"HTTP/1.1 200 ")
 
 
 def _listens(port):

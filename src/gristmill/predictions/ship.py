@@ -306,11 +306,11 @@ class Shipper:
         done = problem is None
         if problem is None:
             problem = self._refused or (str(self._not_adopted) if self._not_adopted else None)
-        if problem and not self.shipping.problem:
-            logger.warning("Predictions wait in the spool: %s", problem)
-        elif self.shipping.problem and not problem:
+        before, self.shipping = self.shipping.problem, self._look(problem)
+        if self.shipping.problem and not before:
+            logger.warning("Predictions wait in the spool: %s", self.shipping.problem)
+        elif before and not self.shipping.problem:
             logger.warning("Predictions are shipped again.")
-        self.shipping = self._look(problem)
         return done
 
     def _ship(self, warehouse: Warehouse) -> None:

@@ -8,6 +8,7 @@ line.
 from __future__ import annotations
 
 import errno
+import resource
 import socket
 import threading
 from contextlib import contextmanager, suppress
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 GRACE_SECONDS = 10
 """How long a stopping server waits for requests that it has begun."""
+MOST_FILES = 1 << 16
+"""Open files that a worker may have, where the machine allows it; shells often leave it 1,024."""
 KEEP_ALIVE_SECONDS = 65
 """How long a connection stays open: longer than the usual proxy keeps it, so that none is cut."""
 
@@ -75,6 +78,7 @@ def serve_at(deployment: Deployment, path: Path, *, workers: int = 1) -> None:
 
 def _serve(deployment: Deployment, bind: Callable[[], socket.socket], workers: int) -> None:
     answer = _answering(deployment)
+    _allow_connections()
     listening = bind()
     try:
         # Workers that cannot start would be started again for ever: find out here, once.
@@ -84,6 +88,14 @@ def _serve(deployment: Deployment, bind: Callable[[], socket.socket], workers: i
         Workers(partial(answer, listening), workers, stopping=listening.close).run()
     finally:
         listening.close()
+
+
+def _allow_connections() -> None:
+    """As many open files as the machine lets this user have: each connection is one."""
+    allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_FILES if most == resource.RLIM_INFINITY else min(most, MOST_FILES)
+    if allowed != resource.RLIM_INFINITY and allowed < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 def _answering(
