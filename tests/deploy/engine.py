@@ -145,19 +145,21 @@ def engine(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def base_image(engine, debian_root):
+def base_image(engine, debian_root, tmp_path_factory):
     """A Debian with Python, which trusts whom this machine trusts: it may sit behind a proxy."""
-    trust = "etc/ssl/certs/ca-certificates.crt"
-    shutil.copyfile(AUTHORITIES, debian_root / trust)
     packed = subprocess.Popen(
         ["tar", "-C", debian_root, "-c", "--exclude=./proc/*", "--exclude=./sys/*", "."],
         stdout=subprocess.PIPE,
     )
-    engine.docker(
-        "import", "--change", f"ENV SSL_CERT_FILE=/{trust}", "-", BASE, stdin=packed.stdout
-    )
+    engine.docker("import", "-", f"{BASE}:bare", stdin=packed.stdout)
     packed.stdout.close()
     assert packed.wait() == 0
+    folder = tmp_path_factory.mktemp("base")
+    shutil.copyfile(AUTHORITIES, folder / "authorities")
+    (folder / "Dockerfile").write_text(
+        f"FROM {BASE}:bare\nCOPY authorities {AUTHORITIES}\nENV SSL_CERT_FILE={AUTHORITIES}\n"
+    )
+    engine.docker("build", "--quiet", "-t", BASE, folder)
     return BASE
 
 

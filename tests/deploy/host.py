@@ -23,7 +23,7 @@ from .tools import ROOT, need
 DOMAIN = "api.gristmill.test"
 PACKAGES = (
     *("ca-certificates", "certbot", "dbus", "nginx-light", "openssh-server", "openssl", "python3"),
-    *("rsync", "sudo", "systemd-sysv"),
+    *("python3-venv", "rsync", "sudo", "systemd-sysv"),
 )
 """What the machine comes with: what prepare-host installs too, as it has no way to a registry."""
 WITHIN = 120.0
