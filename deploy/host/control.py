@@ -282,20 +282,21 @@ def expect() -> None:
         say(json.dumps(answer))
 
 
-def release(name: str, environment: str) -> None:
+def release(name: str, environment: str, code: str) -> None:
     """Bring live what was uploaded. Raises Failure, and then nothing has changed."""
-    if not re.fullmatch(r"[0-9T]+-[0-9a-f]{8}", name) or not re.fullmatch(
-        r"[0-9a-f]{16}", environment
+    digests = {"environment": environment, "code": code}
+    if not re.fullmatch(r"[0-9T]+-[0-9a-f]{8}", name) or not all(
+        re.fullmatch(r"[0-9a-f]{16}", digest) for digest in digests.values()
     ):
         raise Failure("deploy/release calls this, with what `expect` told it.")
     with alone():
         brought = INCOMING / name
-        adopt_environment(brought / "environment", ENVIRONMENTS / environment)
+        for part, digest in digests.items():
+            adopt(brought / part, ENVIRONMENTS / digest)
+            (brought / part).symlink_to(ENVIRONMENTS / digest)
         number = max((int(path.name) for path in releases()), default=0) + 1
         made = RELEASES / str(number)
-        compile_all(brought / "code")
         brought.rename(made)
-        (made / "environment").symlink_to(ENVIRONMENTS / environment)
         try:
             make_key(made)
             say(f"Release {number} starts in the slot {idle_slot()}.")
@@ -307,12 +308,13 @@ def release(name: str, environment: str) -> None:
         say(f"Release {number} is live.")
 
 
-def adopt_environment(brought: Path, environment: Path) -> None:
-    """Make an environment that was uploaded one that releases can share."""
+def adopt(brought: Path, environment: Path) -> None:
+    """Make packages or code that were uploaded what releases can share."""
     if environment.is_dir():
+        shutil.rmtree(brought, ignore_errors=True)
         return
     if not brought.is_dir():
-        raise Failure(f"The environment {environment.name} was not uploaded.")
+        raise Failure(f"{brought.name} {environment.name} was not uploaded.")
     compile_all(brought)
     brought.rename(environment)
 
@@ -393,11 +395,11 @@ def rollback() -> None:
 
 
 def prune() -> None:
-    """Drop releases that are too many, and environments that none uses."""
+    """Drop releases that are too many, and packages and code that none uses."""
     live = release_in(live_slot())
     for old in [path for path in releases() if path != live][: -(KEPT - 1)]:
         shutil.rmtree(old)
-    used = {(path / "environment").resolve() for path in releases()}
+    used = {(path / part).resolve() for path in releases() for part in ("environment", "code")}
     for environment in ENVIRONMENTS.iterdir():
         if environment not in used:
             shutil.rmtree(environment)
@@ -436,19 +438,22 @@ def main() -> None:
     releasing = commands.add_parser("release")
     releasing.add_argument("incoming")
     releasing.add_argument("environment")
+    releasing.add_argument("code")
     changing = commands.add_parser("keys")
     changing.add_argument("action", choices=("add", "list", "revoke"))
     changing.add_argument("name", nargs="?", default="")
     given = parser.parse_args()
     try:
         if given.command == "release":
-            release(given.incoming, given.environment)
+            release(given.incoming, given.environment, given.code)
         elif given.command == "keys":
             change_keys(given.action, given.name)
         else:
             {"expect": expect, "rollback": rollback, "start": start, "show": show}[given.command]()
     except Failure as failure:
         sys.exit(str(failure))
+    except (OSError, subprocess.CalledProcessError) as error:
+        sys.exit(f"This machine could not do it: {error}")
 
 
 if __name__ == "__main__":

@@ -211,7 +211,7 @@ def test_it_answers_again_after_a_crash_a_reboot_and_a_power_cut(released):
     host, key, _ = released
     unit = f"gristmill-api@{host.live()['slot']}.service"
     for _ in range(6):  # more often than systemd would allow a unit by default
-        host.root(f"systemctl kill --signal=KILL {unit}")
+        host.root(f"systemctl kill --kill-whom=main --signal=KILL {unit}")
         until_it_answers(host, key)
     host.reboot()
     until_it_answers(host, key)
