@@ -21,7 +21,7 @@ from .tools import ROOT, need
 
 pytestmark = pytest.mark.xdist_group("docker")
 
-WITHIN = 1500.0
+WITHIN = 900.0
 """Seconds for what takes one or two minutes where nothing else runs."""
 SERVICES = ["operational-db", "mlflow", "airflow", "model-training", "api", "nginx"]
 FEATURES = {"attr_a": 1, "attr_b": "c", "scd_a": 0.55, "scd_b": 3}
