@@ -194,6 +194,27 @@ def _recorded(system):
     return {row[0] for row in system.query("SELECT prediction_id FROM gristmill.predictions")}
 
 
+@pytest.mark.parametrize("name", ["http", "https"])
+def test_nginx_takes_its_configuration(images, tmp_path, name):
+    certificates = tmp_path / "certificates"
+    certificates.mkdir()
+    key, certificate = certificates / "privkey.pem", certificates / "fullchain.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=api"]
+    subprocess.run(
+        [*command, "-keyout", key, "-out", certificate], check=True, stderr=subprocess.DEVNULL
+    )
+    key.chmod(0o644)
+    said = images.engine.docker(
+        *("run", "--rm", "--read-only", "--tmpfs", "/tmp", "--user", "101:101"),
+        *("--cap-drop", "ALL", "--volume", f"{ROOT / 'deploy/compose/nginx'}:/etc/gristmill:ro"),
+        *("--volume", f"{certificates}:/etc/certificates:ro", images.settings()["NGINX_IMAGE"]),
+        *("nginx", "-t", "-c", f"/etc/gristmill/{name}.conf"),
+        errors=True,
+    )
+    assert "test is successful" in said
+    assert "warn" not in said
+
+
 # What needs no engine
 
 
