@@ -118,7 +118,9 @@ def open_airflow(
     write_links(folder, inherited)
     chosen = settings.airflow_password
     secrets = read_secrets(folder, chosen.get_secret_value() if chosen else None)
-    host, port = host or settings.airflow_host, port or settings.airflow_port
+    running = _running(folder) or {}
+    host = host or running.get("host") or settings.airflow_host
+    port = port or running.get("port") or settings.airflow_port
     server = settings.database_url
     url = inherited.get(_CONNECTION)
     if url is None and server:
@@ -169,7 +171,7 @@ def run(airflow: Airflow, tell: Tell) -> None:
     try:
         with locked(lock, wait=False):
             listen(airflow.host, airflow.port).close()
-            record = {"pid": os.getpid(), "url": airflow.url}
+            record = {"pid": os.getpid(), "host": airflow.host, "port": airflow.port}
             write_private(airflow.folder / "airflow.json", json.dumps(record) + "\n")
             if kill_marked(_mark(airflow.folder)):
                 tell(OURSELVES, "ended what an Airflow of this project, killed, had left running")
@@ -184,10 +186,10 @@ def run(airflow: Airflow, tell: Tell) -> None:
 def stop(home: Path) -> bool:
     """End the Airflow of a project's home and all that it started; False where none ran."""
     folder = home / "airflow"
-    try:
-        pid = int(json.loads((folder / "airflow.json").read_text(encoding="utf-8"))["pid"])
-    except FileNotFoundError:
+    record = _record(folder)
+    if record is None:
         return False
+    pid = record["pid"]
     ran = not _is_free(folder)
     deadline = time.monotonic() + STOPPED_WITHIN
     if ran:
@@ -202,6 +204,20 @@ def stop(home: Path) -> bool:
     left = kill_marked(_mark(folder))
     (folder / "airflow.json").unlink(missing_ok=True)
     return ran or left > 0
+
+
+def _record(folder: Path) -> dict[str, Any] | None:
+    """Where the project's Airflow runs, or ran last."""
+    try:
+        found = json.loads((folder / "airflow.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _running(folder: Path) -> dict[str, Any] | None:
+    """Where the project's Airflow runs; None where it does not."""
+    return None if _is_free(folder) else _record(folder)
 
 
 def _is_free(folder: Path) -> bool:
