@@ -453,7 +453,9 @@ def _slice_table(listed: Sequence[Slice]) -> Html:
 
 def _origin(found: Examined, lineage: Mapping[str, Any]) -> Html:
     loads = [load for load in lineage.get("loads", ()) if isinstance(load, Mapping)]
-    rest = {name: value for name, value in lineage.items() if name not in ("loads", "seed")}
+    apart = ("loads", "seed", "project")
+    rest = {name: value for name, value in lineage.items() if name not in apart}
+    code = lineage.get("project", {})
     pairs: list[tuple[Child, Child]] = [
         ("training set", f"build {found.build}"),
         (
@@ -470,6 +472,9 @@ def _origin(found: Examined, lineage: Mapping[str, Any]) -> Html:
     pairs += [("model", _named(found.candidate)), ("seed", str(found.seed))]
     named = {"model": "digest of what is declared"}
     pairs += [(words(named.get(name, name)), plain(value)) for name, value in rest.items()]
+    if code:
+        known = element("code", code["commit"]) if code["commit"] else "not in a git work tree"
+        pairs.append(("commit of the project", known))
     return join(
         facts(pairs),
         element("h3", "Candidates"),
@@ -480,6 +485,7 @@ def _origin(found: Examined, lineage: Mapping[str, Any]) -> Html:
             "Parameters of the model",
             facts([(words(name), plain(value)) for name, value in found.parameters.items()]),
         ),
+        fold("Files of the project", _digests(code["files"])) if code else None,
     )
 
 
@@ -517,6 +523,13 @@ def _loads(loads: list[Mapping[str, Any]]) -> Html:
     ]  # fmt: skip
     listed = table([Column(title=words(name.removesuffix("_name"))) for name in order], rows)
     return listed if len(loads) <= 12 else fold(f"All {len(loads)} files", listed)
+
+
+def _digests(files: Mapping[str, str]) -> Html:
+    return table(
+        [Column(title="file"), Column(title="SHA-256")],
+        [[element("code", shown(name)), element("code", files[name])] for name in sorted(files)],
+    )
 
 
 def _named(candidate: str) -> str:

@@ -28,6 +28,7 @@ LINEAGE = {
     ],
     "code_version": "0.1.0",
     "seed": 3,
+    "project": {"commit": "c0ffee" * 6 + "c0ff", "files": {"sql/a_b.sql": "ab" * 32, HOSTILE: ""}},
 }
 
 
@@ -216,6 +217,16 @@ def test_a_metric_that_nobody_foresaw_is_shown():
     found.evaluation["expected_cost"] = {"value": 1.25, "low": 1.125, "high": 1.5}
     text = " ".join(Reader(written(found)).text)
     assert "expected cost 1.250 1.125 to 1.500" in text
+
+
+def test_the_projects_commit_and_files_are_told(page):
+    text = " ".join(Reader(page).text)
+    assert f"commit of the project {LINEAGE['project']['commit']}" in text
+    assert f"sql/a_b.sql {'ab' * 32}" in text
+
+    nowhere = {**LINEAGE, "project": {"commit": None, "files": {}}}
+    page = written(examined(rows=600), lineage=nowhere)
+    assert "not in a git work tree" in " ".join(Reader(page).text)
 
 
 def test_the_same_model_gives_the_same_page():
