@@ -16,6 +16,8 @@ import pytest
 
 from .tools import ROOT, need
 
+pytestmark = pytest.mark.xdist_group("terraform")
+
 REGION = "eu-west-1"
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMIyeIr5nyyslPoEKYvyFvkOtqeeBKrMSe0uiLXNcQ6W release"
 STATE = "gristmill-state"
