@@ -31,8 +31,8 @@ pytestmark = pytest.mark.xdist_group("host")
 
 FEATURES = {"attr_a": 1, "attr_b": "c", "scd_a": 0.55, "scd_b": 3}
 CLIENTS = 4
-PAUSE = 0.02
-"""Seconds between two requests of a client: some 100 in a second are asked together."""
+PAUSE = 0.04
+"""Seconds between two requests of a client: some 80 in a second are asked together."""
 
 
 @dataclass(kw_only=True)
