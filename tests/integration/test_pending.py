@@ -200,6 +200,20 @@ def test_training_waits_until_the_data_is_whole_and_runs_once_for_each_change(sh
     assert versions(shop) == 2
 
 
+def test_a_month_that_features_are_made_of_trains_anew(shop, train):
+    toml = TOML.replace("columns = { date", 'columns = { idx = "integer", date')
+    toml = toml.replace('period = "sales"', 'key = ["idx"]')
+    toml = toml.replace('["clients.value"]', '["clients.value", "monthly.number"]')
+    shop.declare(toml, monthly="SELECT idx, count(*) AS number FROM sales GROUP BY idx")
+    shop.remove("sales/2020-02.csv")
+    for month in ("2020-01", "2020-02", "2020-03"):
+        shop.put(f"sales/{month}.csv", f"idx,date,value\n7,{month}-01,1\n")
+        shop.load()
+        shop.build()
+        assert train()[0]
+    assert versions(shop) == 3
+
+
 def test_two_trainings_at_once_are_one(shop):
     shop.load()
     shop.build()

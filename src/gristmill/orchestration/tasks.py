@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 NOTICE = Workflow(name="notice_changes", steps=("notice",), schedule="*/10 * * * *")
 """Looks for files that nobody has loaded; a project may declare another schedule for it."""
+AT_ONCE = 200
+"""How many runs of a workflow one look starts, the oldest periods first; the next look goes on."""
 CONDITIONAL = {"build", "train"}
 """Steps that run only where something is stale; the others know by themselves."""
 
@@ -132,7 +134,8 @@ def starts(found: Iterable[Mapping[str, Any]], graphs: Iterable[Graph], day: dat
         periods = versions.get(graph.name, {})
         beside = periods.pop(ALL, []) if len(periods) > 1 else []
         made += [
-            _start(graph, period, [*names, *beside]) for period, names in sorted(periods.items())
+            _start(graph, period, [*names, *beside])
+            for period, names in sorted(periods.items())[:AT_ONCE]
         ]
     return [replace(one, run=f"{one.run}__{day}") for one in made]
 

@@ -152,6 +152,14 @@ def test_the_same_files_give_the_same_run_on_the_same_day_only(project):
     assert names(one) != names(one, day=date(2026, 11, 24))
 
 
+def test_of_a_long_past_the_oldest_periods_come_first(project):
+    files = [file("sales", f"{year}-{month:02}") for year in range(1990, 2020) for month in (1, 12)]
+    files += [file("sales", f"{year}-06") for year in range(1800, 2000)]
+    found = [one.parameters["month"] for one in starts(files, graphs(project(LOADERS)), TODAY)]
+    assert len(found) == 200
+    assert found == sorted(one["period"] for one in files)[:200]
+
+
 def test_what_no_workflow_loads_by_itself_is_left(project):
     made = graphs(project('by_hand = { steps = ["load"] }'))
     assert starts([file("sales", "2024-01")], made, TODAY) == []
