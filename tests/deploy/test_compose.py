@@ -47,6 +47,12 @@ class Client:
         )
         self.answers = []
 
+    def tell(self, outcome):
+        """What was recorded of an outcome."""
+        answer = self._client.post("/outcomes", json=outcome)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
     def predict(self, entity):
         """The answer, or None where none was given."""
         with contextlib.suppress(httpx.TransportError):
@@ -96,11 +102,30 @@ def test_one_up_ends_in_an_answer(system, client):
 def test_the_users_of_the_project_are_there(system, client):
     rows = system.query(
         "SELECT rolname FROM pg_roles WHERE rolcanlogin AND rolname IN"
-        " ('admin', 'airflow', 'analyst', 'ds_user', 'mle_user') ORDER BY 1"
+        " ('admin', 'airflow', 'analyst', 'api', 'ds_user', 'mle_user') ORDER BY 1"
     )
-    assert [row[0] for row in rows] == ["admin", "airflow", "analyst", "ds_user", "mle_user"]
+    names = ["admin", "airflow", "analyst", "api", "ds_user", "mle_user"]
+    assert [row[0] for row in rows] == names
     supers = system.query("SELECT rolname FROM pg_roles WHERE rolsuper")
     assert supers == [["postgres"]]
+
+
+def test_the_api_may_read_and_record_and_no_more(system, client):
+    told = {"idx": 7, "outcome": 1, "observed_at": "2026-01-31T12:00:00Z"}
+    assert client.tell(told) == {"added": 1, "corrected": 0, "known": 0}
+    assert client.tell({**told, "outcome": 0}) == {"added": 0, "corrected": 1, "known": 0}
+    known = system.query("SELECT has_table_privilege('api', 'public.feature_store', 'SELECT')")
+    assert known == [["t"]]
+    rights = system.query(
+        "SELECT DISTINCT relname, right_name FROM pg_class, unnest(array["
+        "'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'TRIGGER']) AS rights (right_name)"
+        " WHERE relkind IN ('r', 'p', 'v') AND relnamespace::regnamespace::text IN"
+        " ('gristmill', 'public', 'raw', 'builds', 'mlflow')"
+        " AND has_table_privilege('api', pg_class.oid, right_name) ORDER BY 1, 2"
+    )
+    assert rights == [["outcomes", "INSERT"], ["predictions", "INSERT"]]
+    creates = "SELECT has_database_privilege('api', 'companydata', 'CREATE')"
+    assert system.query(creates) == [["f"]]
 
 
 def test_who_has_no_key_is_refused(system, client):
@@ -134,7 +159,7 @@ def test_what_runs_can_change_nothing_of_itself(system, client):
     secrets = {
         value for name, value in system.settings().items() if re.search("PASSWORD|SECRET|KEY", name)
     } - {""}
-    assert len(secrets) == 6
+    assert len(secrets) == 7
     assert [one for one in secrets if one in logs] == []
 
 
@@ -253,7 +278,7 @@ def test_make_env_writes_other_secrets_each_time_and_over_nothing(checkout):
     secret = [name for name in made[0] if re.search("PASSWORD|SECRET|API_KEY", name)]
     secret = [name for name in secret if not name.startswith("AWS")]
     values = [each[name] for each in made for name in secret]
-    assert len(set(values)) == len(values) == 12
+    assert len(set(values)) == len(values) == 14
     assert min(map(len, values)) >= 32
     assert sorted(path.name for path in checkout.glob(".env*")) == []
 

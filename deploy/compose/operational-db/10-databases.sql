@@ -2,11 +2,15 @@
 -- Passwords come by the environment; the users of the project are made by Gristmill itself.
 \set ON_ERROR_STOP on
 \getenv admin_password ADMIN_PASSWORD
+\getenv api_password API_DATABASE_PASSWORD
 \getenv airflow_password AIRFLOW_DATABASE_PASSWORD
 
 CREATE ROLE admin LOGIN CREATEROLE PASSWORD :'admin_password';
 CREATE DATABASE companydata OWNER admin;
 REVOKE ALL ON DATABASE companydata FROM PUBLIC;
+
+-- The API's own: what it may do comes with the tables, by let_api_record.py.
+CREATE ROLE api LOGIN PASSWORD :'api_password';
 
 CREATE ROLE airflow LOGIN PASSWORD :'airflow_password';
 CREATE DATABASE airflow OWNER airflow;
