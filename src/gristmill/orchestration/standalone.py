@@ -170,11 +170,11 @@ def run(airflow: Airflow, tell: Tell) -> None:
     lock = airflow.folder / "airflow.lock"
     try:
         with locked(lock, wait=False):
-            listen(airflow.host, airflow.port).close()
             record = {"pid": os.getpid(), "host": airflow.host, "port": airflow.port}
             write_private(airflow.folder / "airflow.json", json.dumps(record) + "\n")
             if kill_marked(_mark(airflow.folder)):
                 tell(OURSELVES, "ended what an Airflow of this project, killed, had left running")
+            listen(airflow.host, airflow.port).close()
             _migrate(airflow)
             _supervise(airflow, tell)
     except BlockingIOError as error:

@@ -25,6 +25,8 @@ LONGEST_PAUSE = 30.0
 SETTLED = 60.0
 """Seconds that a program has to live for its next death to count as the first."""
 _TICK = 0.25
+_DYING = 10.0
+"""Seconds that what was killed may take to be gone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,10 +173,23 @@ class Supervisor:
 
 
 def kill_marked(mark: str) -> int:
-    """Kill the process groups of all that carry a mark, or one that begins with it and a slash.
+    """Kill all that carry a mark, or one that begins with it and a slash; how many there were.
 
-    Gives how many carried it. Linux tells who does; elsewhere nobody is found. By the group, since
-    a process that hides its environment is found by one of its group that does not.
+    None of them is left when this returns, but for one that the system itself keeps busy. Linux
+    tells who carries a mark; elsewhere nobody is found.
+    """
+    found = _kill_groups(mark)
+    deadline = time.monotonic() + _DYING
+    while found and _kill_groups(mark) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return found
+
+
+def _kill_groups(mark: str) -> int:
+    """Kill the process groups of those who carry a mark; how many carried it.
+
+    By the group, for a process that hides its environment is found by one of its group that does
+    not.
     """
     found = 0
     for entry in Path("/proc").glob("[0-9]*"):

@@ -97,6 +97,33 @@ def test_a_port_that_is_taken_is_told_before_anything_is_started(airflow):
     assert not (airflow.folder / "called").exists()
 
 
+LISTEN = """
+import socket, sys, time
+taken = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+print("here", flush=True)
+time.sleep(600)
+"""
+
+
+@LINUX
+def test_what_a_killed_one_left_running_is_ended_before_its_port_is_needed(airflow):
+    script(airflow, "exit 1")
+    left = subprocess.Popen(
+        [sys.executable, "-c", LISTEN, str(airflow.port)],
+        env={**os.environ, MARK: f"{airflow.folder}/api-server"},
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    said = []
+    with left:
+        assert left.stdout.readline() == b"here\n"
+        with pytest.raises(OrchestrationError, match="brought up to date"):
+            standalone.run(airflow, lambda *line: said.append(line))
+    assert said == [
+        ("gristmill", "ended what an Airflow of this project, killed, had left running")
+    ]
+
+
 def test_a_database_that_cannot_be_brought_up_to_date_is_told_with_what_airflow_said(airflow):
     script(airflow, 'test "$*" = "-m airflow db migrate" || exit 5; echo why; exit 1')
     with pytest.raises(OrchestrationError, match=r"brought up to date:\nwhy$"):
