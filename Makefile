@@ -10,7 +10,7 @@ RUN := .venv/bin/
 GRISTMILL := $(RUN)gristmill --project $(PROJECT)
 
 .DEFAULT_GOAL := help
-.PHONY: help install up down test test-deploy soak lint check-deploy env format bench lock clean
+.PHONY: help install up down test test-deploy soak lint install-deploy check-deploy env format bench lock clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -38,6 +38,7 @@ examples/clients/.env: | .venv/.installed
 	@echo 'GRISTMILL_SOURCE=bucket' > $@
 
 test: install ## every test, but for the rehearsals of a deployment
+	tests/programs
 	$(RUN)pytest -n 2 --dist loadgroup --ignore tests/deploy
 
 test-deploy: .venv/.deploy ## rehearse every way of deploying: images and Compose, a host, the cloud; as root, with what deploy/checks/can-rehearse names
@@ -59,6 +60,8 @@ lint: install ## style, types, and who may import whom
 .venv/.deploy: .venv/.installed
 	$(UV) sync --locked --all-extras --group deploy --inexact --quiet
 	@touch $@
+
+install-deploy: .venv/.deploy
 
 check-deploy: .venv/.deploy ## lint what deploys, audit what is shipped, try the infrastructure, write the bill of materials
 	deploy/checks/lint

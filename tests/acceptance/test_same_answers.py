@@ -188,8 +188,8 @@ def one_connection(
 
 def request(idx: int, features: dict[str, object]) -> bytes:
     body = json.dumps({"idx": idx, "features": features}).encode()
-    head = f"POST /predict HTTP/1.1\r\nHost: localhost\r\n{JSON}\r\nContent-Length: {len(body)}\r\n\r\n"
-    return head.encode() + body
+    head = ["POST /predict HTTP/1.1", "Host: localhost", JSON, f"Content-Length: {len(body)}"]
+    return "\r\n".join([*head, "", ""]).encode() + body
 
 
 def response(stream) -> bytes:
