@@ -24,7 +24,20 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/*/README.md")])
 COMMANDS = typer.main.get_command(cli.app).commands
 OTHER_PROGRAMS = {
-    *("aws", "cd", "curl", "docker", "export", "gh", "git", "mv", "pip", "printf", "psql", "python"),
+    *(
+        "aws",
+        "cd",
+        "curl",
+        "docker",
+        "export",
+        "gh",
+        "git",
+        "mv",
+        "pip",
+        "printf",
+        "psql",
+        "python",
+    ),
     *("scp", "ssh", "ssh-keygen", "sudo", "terraform", "tr", "uvicorn"),
 }
 """What a snippet may call beside gristmill, make and the scripts of deploy/."""
