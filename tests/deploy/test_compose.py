@@ -66,8 +66,11 @@ class Client:
 @pytest.fixture(scope="module")
 def system(images):
     """The system, brought up as docs/compose.md says, on a small bucket; nobody clicks anything."""
-    fill = ("sample", "/srv/bucket", "--customers", "4000", "--months", "2")
-    images.compose("run", "--rm", "--no-deps", "--entrypoint", "gristmill", "prepare", *fill)
+    fill = (
+        "gristmill sample /srv/bucket/new --customers 4000 --months 2"
+        " && mv /srv/bucket/new/* /srv/bucket && rmdir /srv/bucket/new"
+    )
+    images.compose("run", "--rm", "--no-deps", "--entrypoint", "sh", "prepare", "-c", fill)
     try:
         images.compose("up", "-d")
         yield images
