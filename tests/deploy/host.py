@@ -177,8 +177,7 @@ def debian_root(tmp_path_factory):
         pytest.fail("Booting a host takes root.", pytrace=False)
     memory = tmp_path_factory.mktemp("debian")
     folder = memory / "root"
-    # Thousands of small files, read again and again, and none of them to keep.
-    _run("mount", "-t", "tmpfs", "-o", "mode=755,size=3g", "tmpfs", memory)
+    _in_memory(memory)
     _run(
         *(need("mmdebstrap"), "--quiet", "--mode=root", "--variant=minbase"),
         f"--include={','.join(PACKAGES)}",
@@ -190,11 +189,15 @@ def debian_root(tmp_path_factory):
     _run("umount", "--lazy", memory)
 
 
+def _in_memory(folder: Path) -> None:
+    """Thousands of small files, and none of them to keep."""
+    _run("mount", "-t", "tmpfs", "-o", "mode=755,size=3g", "tmpfs", folder)
+
+
 @contextlib.contextmanager
 def booted(root, folder):
     """A machine of its own that starts from these files; gone without a trace at the end."""
     with contextlib.ExitStack() as undo:
-        undo.callback(shutil.rmtree, folder / "disk", ignore_errors=True)
         namespace, number = _namespace(undo)
         gateway, address = f"10.214.{number}.1", f"10.214.{number}.2"
         _run("ip", "link", "add", namespace, "type", "veth", "peer", "host0", "netns", namespace)
@@ -226,10 +229,13 @@ def _namespace(undo):
 
 
 def _disk(root, folder, undo):
-    """The machine's files: what it changes is kept beside those that it starts from."""
+    """The machine's files: what it changes is kept beside those that it starts from, in memory."""
+    folder.mkdir()
+    _in_memory(folder)
+    undo.callback(_run, "umount", "--lazy", folder)
     upper, work, files = (folder / name for name in ("upper", "work", "files"))
     for made in (upper, work, files):
-        made.mkdir(parents=True)
+        made.mkdir()
     options = f"lowerdir={root},upperdir={upper},workdir={work}"
     _run("mount", "-t", "overlay", "overlay", "-o", options, files)
     undo.callback(_run, "umount", "--lazy", files)
