@@ -54,6 +54,8 @@ class Project:
             "GRISTMILL_SOURCE": str(self.folder / "bucket"),
             "GRISTMILL_HOME": str(home or self.home),
             "GRISTMILL_AIRFLOW_PASSWORD": PASSWORD,
+            # The sample ends with 2025: the run of last month finds no file, four times.
+            "AIRFLOW__CORE__DEFAULT_TASK_RETRY_DELAY": "1",
         }
         return {**os.environ, **ours}
 
@@ -119,7 +121,13 @@ class Project:
 
 
 def wait(condition: Callable[[], bool]) -> None:
-    while not condition():
+    """Until it is so; an API server that is too busy to answer is asked again."""
+    while True:
+        try:
+            if condition():
+                return
+        except OSError:
+            pass
         time.sleep(0.1)
 
 

@@ -1,4 +1,4 @@
-"""What is stale: builds whose sources have moved on. Looks only, and builds nothing."""
+"""What is stale: builds whose sources have moved on. Builds nothing."""
 
 from __future__ import annotations
 
