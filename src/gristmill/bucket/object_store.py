@@ -47,7 +47,7 @@ RETRIES: RetryConfig = {
 }
 AMAZON = "https://s3.amazonaws.com"
 
-# What Amazon's error codes mean to the person who has to act on them.
+# What Amazon's, Google's and Azure's error codes mean to the person who has to act on them.
 REMEDIES = {
     "NoSuchBucket": "There is no such bucket: correct `source` in the project file.",
     "InvalidAccessKeyId": "The access key is not known there: check AWS_ACCESS_KEY_ID.",
@@ -57,6 +57,13 @@ REMEDIES = {
     "AuthorizationHeaderMalformed": "The region does not fit: set AWS_REGION to the bucket's.",
     "PermanentRedirect": "The bucket is in another region: set AWS_REGION to that one.",
     "RequestTimeTooSkewed": "This machine's clock is wrong: set it.",
+    "ContainerNotFound": "There is no such container: correct `source` in the project file.",
+    "AuthenticationFailed": "The key does not fit: check AZURE_STORAGE_ACCOUNT_NAME and its key.",
+}
+KEYS = {
+    "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+    "gs": "GOOGLE_SERVICE_ACCOUNT",
+    "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
 }
 
 
@@ -183,18 +190,19 @@ class ObjectStore:
                 "object, or set `source` to a folder of the bucket without it."
             )
         if isinstance(error, PermissionDeniedError | UnauthenticatedError) or "code: 403" in text:
-            signed = self.options.get("AWS_ACCESS_KEY_ID")
+            signed = self.scheme != "s3" or self.options.get("AWS_ACCESS_KEY_ID")
             who = "These keys have" if signed else "Who has no keys has"
             return (
                 f"{who} no right to it: ask its owner for the right to list and read, or set "
-                "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
+                f"{KEYS[self.scheme]}."
             )
         if "redirect" in text.partition("Debug source")[0]:
             return REMEDIES["PermanentRedirect"]
         if "error sending request" in text or "timed out" in text:
+            endpoint = {"s3": " (AWS_ENDPOINT_URL)", "az": " (AZURE_STORAGE_ENDPOINT)"}
             return (
-                "The server does not answer: check the network and the endpoint "
-                f"(AWS_ENDPOINT_URL). {_first_line(error)}"
+                "The server does not answer: check the network and the endpoint"
+                f"{endpoint.get(self.scheme, '')}. {_first_line(error)}"
             )
         return _first_line(error)
 
@@ -245,6 +253,9 @@ def _amazon(name: str, options: Mapping[str, str]) -> dict[str, Any]:
 
 def _described(meta: ObjectMeta) -> BucketObject:
     etag = meta["e_tag"] or f'W/"{meta["size"]:x}-{meta["last_modified"].timestamp():.6f}"'
+    if '"' not in etag:
+        # Azure leaves the quotes out of a listing, and out of nothing else.
+        etag = f'"{etag}"'
     return BucketObject(
         path=meta["path"], etag=etag, size=meta["size"], modified_at=meta["last_modified"]
     )
