@@ -17,7 +17,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -181,7 +181,8 @@ class Airflow:
     @contextmanager
     def blocked(self, table):
         """Nobody writes to a table of the record; yields once somebody waits for it."""
-        with self.connect() as ours, self.connect() as watching:
+        # Closed, not committed: the database may be gone by then.
+        with closing(self.connect()) as ours, closing(self.connect()) as watching:
             ours.autocommit = False
             ours.execute(f"LOCK TABLE {table} IN EXCLUSIVE MODE")
 
@@ -265,11 +266,15 @@ def airflow(folder):
 
 
 def kill(airflow, what, step):
+    """Kill a part of Airflow, or what a task does; returns once that can go on no more."""
+    command = airflow.command_of(step)
     pid = {
-        "worker": lambda: airflow.command_of(step),
+        "worker": lambda: command,
         "database": lambda: embedded.find(airflow.home).pid,
     }.get(what, lambda: airflow.part(what))()
     os.kill(pid, signal.SIGKILL)
+    if what == "scheduler":
+        until(lambda: not Path(f"/proc/{command}/cwd").exists(), "its task's command is killed")
 
 
 EACH = ("scheduler", "api-server", "worker", "database")

@@ -22,6 +22,7 @@ LOG_LIMIT = 10 * 1024 * 1024
 """Bytes after which a new file is begun, and the old one kept beside it."""
 LONGEST_VALUE = 100
 """Characters of what a line of the terminal shows beside its text."""
+_END = "\n"
 _LOUD = {"error", "critical"}
 _FOLDS = re.compile(r"::(group|endgroup)::")
 """How Airflow marks what its pages fold away."""
@@ -103,6 +104,8 @@ def readable(who: str, record: dict[str, Any]) -> str | None:
         if key not in _KNOWN and len(str(value)) <= LONGEST_VALUE
     )
     text = f"{event} ({more})" if more else event
+    if "task_id" not in record and who != OURSELVES:
+        text = text.splitlines()[0]  # What follows is a traceback; the file has it.
     text += "".join(f"\n{one}" for one in _errors(record))
     loud = f" {level.upper()}:" if level in _LOUD or level == "warning" else ""
     start = f"{moment} {who} |{loud}" if moment else f"{who} |{loud}"
@@ -115,5 +118,7 @@ def _errors(record: dict[str, Any]) -> list[str]:
     if not isinstance(details, list):
         return [str(details)]
     return [
-        f"{one.get('exc_type')}: {one.get('exc_value')}" for one in details if isinstance(one, dict)
+        f"{one.get('exc_type')}: {str(one.get('exc_value')).partition(_END)[0]}"
+        for one in details
+        if isinstance(one, dict)
     ]

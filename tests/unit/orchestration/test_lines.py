@@ -57,6 +57,7 @@ def test_how_a_tasks_line_is_shown(changes, shown):
         ({"event": "an info", "level": "info"}, None),
         ({"event": "a warning", "level": "warning"}, None),
         ({"event": "an error", "level": "error"}, "scheduler | ERROR: an error"),
+        ({"event": "an error\n  File x, line 1", "level": "error"}, "scheduler | ERROR: an error"),
         ({"event": "printed", "level": "info", "logger": "task.stdout"}, "scheduler | printed"),
     ],
 )
