@@ -212,8 +212,9 @@ def booted(root, folder):
             folder=folder, files=files, namespace=namespace, address=address, gateway=gateway
         )
         _let_in(host)
-        host.boot()
+        # Also where it does not boot in the end.
         undo.callback(host.cut_power)
+        host.boot()
         yield host
 
 
