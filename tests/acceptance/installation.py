@@ -26,7 +26,10 @@ class Installation:
         inherited = {
             name: value for name, value in os.environ.items() if not name.startswith("GRISTMILL_")
         }
-        ours = {"GRISTMILL_HOME": str(self.home), **self.environment}
+        # The uv that the Makefile installs, where there is no other: Airflow is installed by it
+        # in seconds, by pip in a minute and more.
+        path = f"{os.environ['PATH']}:{EXAMPLES.parent / '.uv' / 'bin'}"
+        ours = {"PATH": path, "GRISTMILL_HOME": str(self.home), **self.environment}
         if self.source:
             ours["GRISTMILL_SOURCE"] = str(self.source)
         return {**inherited, **ours}
