@@ -6,6 +6,7 @@
 """
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -172,21 +173,45 @@ def _run(*command: object) -> None:
 
 @pytest.fixture(scope="session")
 def debian_root(tmp_path_factory):
-    """The files of a Debian 12 machine, read only."""
+    """The files of a Debian 12 machine, read only, which all workers of a run share."""
     if os.geteuid() != 0:
         pytest.fail("Booting a host takes root.", pytrace=False)
-    memory = tmp_path_factory.mktemp("debian")
-    folder = memory / "root"
+    base = tmp_path_factory.getbasetemp()
+    memory = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "debian"
+    with memory.with_suffix(".used").open("ab") as used:
+        with _only_one(memory):
+            if not memory.is_mount():
+                _make_root(memory)
+            fcntl.flock(used, fcntl.LOCK_SH)
+        yield memory / "root"
+        with _only_one(memory), contextlib.suppress(BlockingIOError):  # others go on with it
+            fcntl.flock(used, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _run("umount", "--lazy", memory)
+
+
+@contextlib.contextmanager
+def _only_one(memory: Path):
+    """Hold up the other workers."""
+    with memory.with_suffix(".lock").open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _make_root(memory: Path) -> None:
+    memory.mkdir(exist_ok=True)
     _in_memory(memory)
-    _run(
-        *(need("mmdebstrap"), "--quiet", "--mode=root", "--variant=minbase"),
-        f"--include={','.join(PACKAGES)}",
-        *("--dpkgopt=force-unsafe-io", '--aptopt=Acquire::Languages "none"'),
-        *("--dpkgopt=path-exclude=/usr/share/man/*", "--dpkgopt=path-exclude=/usr/share/locale/*"),
-        *("bookworm", folder),
-    )
-    yield folder
-    _run("umount", "--lazy", memory)
+    try:
+        _run(
+            *(need("mmdebstrap"), "--quiet", "--mode=root", "--variant=minbase"),
+            f"--include={','.join(PACKAGES)}",
+            *("--dpkgopt=force-unsafe-io", '--aptopt=Acquire::Languages "none"'),
+            "--dpkgopt=path-exclude=/usr/share/man/*",
+            "--dpkgopt=path-exclude=/usr/share/locale/*",
+            *("bookworm", memory / "root"),
+        )
+    except BaseException:
+        _run("umount", "--lazy", memory)
+        raise
 
 
 def _in_memory(folder: Path) -> None:
