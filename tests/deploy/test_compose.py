@@ -202,9 +202,11 @@ def test_killed_and_up_again_nothing_is_lost(system, client):
         stop.set()
         asking.join()
 
-    # The containers go, what is in the volumes stays.
-    system.compose("down", "--timeout", "60")
-    system.compose("up", "-d")
+    until(lambda: _is_healthy(system), "Airflow is back by itself")
+
+    # The containers go, what is in the volumes stays: what answers needs nothing else.
+    system.compose("down", "--timeout", "20")
+    system.compose("up", "-d", "nginx")
     again = until(lambda: client.predict(42), "/predict is answered again")
     assert again["probability"] == before["probability"]
     assert again["model_version"] == before["model_version"]
@@ -216,6 +218,13 @@ def test_killed_and_up_again_nothing_is_lost(system, client):
         "SELECT count(*), count(DISTINCT prediction_id) FROM gristmill.predictions"
     )
     assert counted[0][0] == counted[0][1]
+
+
+def _is_healthy(system):
+    with contextlib.suppress(httpx.TransportError):
+        health = httpx.get(f"http://{system.engine.address}:8082/api/v2/monitor/health", timeout=30)
+        return health.is_success and health.json()["scheduler"]["status"] == "healthy"
+    return False
 
 
 def _recorded(system):
