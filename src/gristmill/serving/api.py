@@ -166,7 +166,9 @@ async def outcomes(request: Request) -> Response:
     if service.warehouse is None:
         raise Refused("no-database", "Outcomes are recorded in a database.")
     async with large_body(request) as body:
-        told = read_outcomes(body, service.served.manifest.entity, now=datetime.now(UTC))
+        entity = service.served.manifest.entity
+        read = partial(read_outcomes, body, entity, now=datetime.now(UTC))
+        told = await anyio.to_thread.run_sync(read, limiter=service.batches)
         recorded = await _with_database(service, record_outcomes, service.warehouse, told)
     service.counters.add("outcomes", recorded.added + recorded.corrected)
     return _document(
