@@ -10,7 +10,7 @@ RUN := .venv/bin/
 GRISTMILL := $(RUN)gristmill --project $(PROJECT)
 
 .DEFAULT_GOAL := help
-.PHONY: help install up down test test-deploy soak lint install-deploy check-deploy env format bench lock clean
+.PHONY: help install up down test test-airflow test-deploy soak lint install-deploy check-deploy env format bench lock clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -37,9 +37,13 @@ examples/clients/.env: | .venv/.installed
 	@test -d examples/clients/bucket || $(RUN)gristmill sample examples/clients/bucket
 	@echo 'GRISTMILL_SOURCE=bucket' > $@
 
-test: install ## every test, but for the rehearsals of a deployment
+test: install ## every test, but for Airflow's and the rehearsals of a deployment
 	tests/programs
-	$(RUN)pytest -n 2 --dist loadgroup --ignore tests/deploy
+	$(RUN)pytest -n 2 --dist loadgroup --ignore tests/deploy --ignore-glob 'tests/acceptance/test_airflow*'
+
+test-airflow: install ## a real Airflow: from a cold start to answers, backfills, kills, Celery, Edge
+	tests/programs
+	$(RUN)pytest tests/acceptance/test_airflow*.py
 
 test-deploy: .venv/.deploy ## rehearse every way of deploying: images and Compose, a host, the cloud; as root, with what deploy/checks/can-rehearse names
 	deploy/checks/can-rehearse
