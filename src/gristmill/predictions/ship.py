@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from gristmill.errors import GristmillError, SpoolError, StatementFailed
+from gristmill.errors import GristmillError, SpoolError, StatementFailed, WarehouseUnreachable
 from gristmill.predictions.spool import adopt_spools, as_record
 from gristmill.warehouse.queries import load_queries
 
@@ -43,6 +43,8 @@ LONGEST_PAUSE = 5.0
 """Seconds between two tries while the warehouse is away or refuses."""
 ADOPT_EVERY = 5.0
 """Seconds between two looks for the spools of dead processes."""
+LEAST_PATIENCE = 1.0
+"""Seconds that a lost connection counts as having taken, however soon it was lost."""
 LAST_TRY = 10.0
 """Seconds that a stopping process goes on shipping; what is left waits for the next one."""
 BEHIND = 10.0
@@ -186,6 +188,10 @@ def _bring(
             error.sqlstate,
         )
         return None
+    except WarehouseUnreachable:
+        # A server may end what takes too long by ending the connection, without a word why.
+        pace.slower(size, max(time.monotonic() - began, LEAST_PATIENCE))
+        raise
     pace.faster(time.monotonic() - began)
     return refused
 
