@@ -80,6 +80,13 @@ class _Waiting(NamedTuple):
     told: Told
 
 
+def _tell_nobody(_: SpoolError | None) -> None:
+    """Nobody waits any more."""
+
+
+_NOBODY = _Waiting(b"", 0, _tell_nobody)
+
+
 class PredictionLog:
     """The record of one process's predictions, on its way to the warehouse."""
 
@@ -273,8 +280,10 @@ class PredictionLog:
             if time.monotonic() - self._writing_since > STALLED:
                 self._stalled = True
                 self._note(_no_answer())
-                waiting, self._waiting = self._waiting, []
-                _settle([*self._writing, *waiting], _no_answer())
+                waiting = [*self._writing, *self._waiting]
+                # The work goes on, for nobody: who is told now must not be told again by its end.
+                self._writing, self._waiting = [_NOBODY], []
+                _settle(waiting, _no_answer())
         elif self._failing:
             self._checking = asyncio.create_task(self._look())
 

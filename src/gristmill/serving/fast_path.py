@@ -108,9 +108,10 @@ class FastPath:
         now, ended = datetime.now(UTC), time.perf_counter()
         version = served.manifest.version
         given: list[tuple[Plain, Prediction]] = []
+        unanswered = []
         for request, one, answer in zip(requests, asked, answers, strict=True):
             if one is None or answer is None:
-                request.go_on()
+                unanswered.append(request)
                 continue
             prediction = Prediction(
                 prediction_id=new_prediction_id(),
@@ -126,6 +127,9 @@ class FastPath:
         if given:
             told = partial(self._give, given, served.manifest.no_signal)
             self._service.log.append_soon([prediction for _, prediction in given], told)
+        # Last: where anything before fails, all of them go on, and none of them twice.
+        for request in unanswered:
+            request.go_on()
 
     def _give(
         self,

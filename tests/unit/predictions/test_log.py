@@ -5,11 +5,13 @@ import json
 import subprocess
 import sys
 import textwrap
+from concurrent.futures import Future
 from datetime import UTC, datetime
 
 import pytest
 
-from gristmill.errors import KeyInUse, KeyReused
+from gristmill.errors import KeyInUse, KeyReused, SpoolError
+from gristmill.predictions import log as room
 from gristmill.predictions.log import PredictionLog
 from gristmill.predictions.once import Remembered
 from gristmill.predictions.prediction import Prediction, new_prediction_id
@@ -244,3 +246,29 @@ def test_at_best_effort_a_full_disk_is_counted(tmp_path):
     assert depth + unlogged == answered
     assert (depth_after, state_after, unlogged_after) == (depth + 1, "writing", unlogged)
     assert sum(map(len, _left(tmp_path))) == depth + 1
+
+
+def test_who_was_told_of_a_stalled_disk_is_not_told_again_by_its_end(tmp_path, monkeypatch):
+    """A second word would be a second answer on the same connection."""
+    monkeypatch.setattr(room, "STALLED", 0.05)
+    monkeypatch.setattr(room, "TICK", 0.02)
+    told = []
+
+    async def stall():
+        log = PredictionLog(tmp_path)
+        log.start()
+        stuck = Future()
+        with monkeypatch.context() as patched:
+            patched.setattr(log._spool, "append_soon", lambda *_: stuck)
+            log.append_soon([_prediction()], told.append)
+            async with asyncio.timeout(60):
+                while not told:
+                    await asyncio.sleep(0.01)
+                stuck.set_result(None)
+                while log._writing:
+                    await asyncio.sleep(0.01)
+        await log.append([_prediction()])
+        await asyncio.to_thread(log.close)
+
+    asyncio.run(stall())
+    assert [type(one) for one in told] == [SpoolError]
