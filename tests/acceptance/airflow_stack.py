@@ -146,12 +146,22 @@ class Stack:
     def is_idle(self) -> bool:
         """Whether nothing runs and nothing waits to run, but for looking whether something should.
 
-        A run of what was paused meanwhile would never end.
+        A run of what was paused meanwhile would never end. What a run tells the next workflow is
+        queued before it ends, and is a run before it leaves the queue: so runs are looked at twice.
         """
-        return not any(
+        return not (self._something_runs() or self._something_is_told() or self._something_runs())
+
+    def _something_runs(self) -> bool:
+        return any(
             run["dag_id"] != "notice_changes"
             for state in ("running", "queued")
             for run in self.ask("GET", "/dags/~/dagRuns", params={"state": state})["dag_runs"]
+        )
+
+    def _something_is_told(self) -> bool:
+        return any(
+            self.ask("GET", f"/dags/{dag['dag_id']}/assets/queuedEvents")["queued_events"]
+            for dag in self.ask("GET", "/dags")["dags"]
         )
 
     def printed(self) -> str:

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from .tools import ROOT, need
+from .network import Network, network
+from .tools import ROOT, need, run
 
 BASE = "gristmill-test/base"
 POSTGRES = "gristmill-test/postgres"
@@ -59,50 +60,30 @@ class Engine:
 
 
 @contextlib.contextmanager
-def _network():
-    """A namespace that reaches the world through us, and its address."""
-    for number in range(1, 255):
-        name = f"gmdocker{number}"
-        if subprocess.run(["ip", "netns", "add", name], capture_output=True).returncode == 0:
-            break
-    else:
-        pytest.fail("No network namespace is free.", pytrace=False)
-    ours, theirs = f"10.213.{number}.1", f"10.213.{number}.2"
+def _leading_out(own: Network):
+    """A way for a network into the world, through us."""
     forwarding = Path("/proc/sys/net/ipv4/ip_forward")
     before = forwarding.read_text()
-    leave = ["POSTROUTING", "-s", f"{ours}/30", "!", "-o", name, "-j", "MASQUERADE"]
+    leave = ["POSTROUTING", "-s", f"{own.gateway}/30", "!", "-o", own.name, "-j", "MASQUERADE"]
     with contextlib.ExitStack() as undo:
-        undo.callback(_run, "ip", "netns", "delete", name)
-        _run("ip", "link", "add", name, "type", "veth", "peer", "world", "netns", name)
-        _run("ip", "address", "add", f"{ours}/30", "dev", name)
-        _run("ip", "link", "set", name, "up")
-        inside = ("ip", "-n", name)
-        _run(*inside, "link", "set", "lo", "up")
-        _run(*inside, "address", "add", f"{theirs}/30", "dev", "world")
-        _run(*inside, "link", "set", "world", "up")
-        _run(*inside, "route", "add", "default", "via", ours)
+        run("ip", "-n", own.name, "route", "add", "default", "via", own.gateway)
         forwarding.write_text("1\n")
         undo.callback(forwarding.write_text, before)
-        _run("iptables", "-t", "nat", "-A", *leave)
-        undo.callback(_run, "iptables", "-t", "nat", "-D", *leave)
-        yield name, theirs
-
-
-def _run(*command: object) -> None:
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
-    assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+        run("iptables", "-t", "nat", "-A", *leave)
+        undo.callback(run, "iptables", "-t", "nat", "-D", *leave)
+        yield
 
 
 @contextlib.contextmanager
 def _own(folder: Path):
     if os.geteuid() != 0:
         pytest.fail("A Docker engine takes root, or DOCKER_HOST names one.", pytrace=False)
-    with _network() as (namespace, address):
+    with network("gmdocker", "10.213", "world") as own, _leading_out(own):
         with (folder / "log").open("w") as log:
             # Not by `ip netns exec`, which hides the control groups.
             process = subprocess.Popen(
                 [
-                    *("nsenter", f"--net=/run/netns/{namespace}", "dockerd"),
+                    *("nsenter", f"--net=/run/netns/{own.name}", "dockerd"),
                     *(f"--data-root={folder / 'data'}", f"--exec-root={folder / 'run'}"),
                     *(f"--host=unix://{folder / 'socket'}", f"--pidfile={folder / 'pid'}"),
                     *("--default-ulimit", "nofile=1024:20000"),
@@ -112,7 +93,7 @@ def _own(folder: Path):
                 stderr=log,
                 start_new_session=True,
             )
-        engine = Engine(socket=f"unix://{folder / 'socket'}", address=address)
+        engine = Engine(socket=f"unix://{folder / 'socket'}", address=own.address)
         try:
             deadline = time.monotonic() + WITHIN
             while not engine.docker("version", "--format", "{{.Server.Version}}", check=False):

@@ -19,7 +19,8 @@ from pathlib import Path
 
 import pytest
 
-from .tools import ROOT, need
+from .network import network
+from .tools import ROOT, need, run
 
 DOMAIN = "api.gristmill.test"
 PACKAGES = (
@@ -164,13 +165,6 @@ def _children(pid: int) -> list[int]:
     return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def _run(*command: object) -> None:
-    done = subprocess.run(
-        [str(part) for part in command], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
-
-
 @pytest.fixture(scope="session")
 def debian_root(tmp_path_factory):
     """The files of a Debian 12 machine, read only, which all workers of a run share."""
@@ -186,7 +180,7 @@ def debian_root(tmp_path_factory):
         yield memory / "root"
         with _only_one(memory), contextlib.suppress(BlockingIOError):  # others go on with it
             fcntl.flock(used, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _run("umount", "--lazy", memory)
+            run("umount", "--lazy", memory)
 
 
 @contextlib.contextmanager
@@ -201,7 +195,7 @@ def _make_root(memory: Path) -> None:
     memory.mkdir(exist_ok=True)
     _in_memory(memory)
     try:
-        _run(
+        run(
             *(need("mmdebstrap"), "--quiet", "--mode=root", "--variant=minbase"),
             f"--include={','.join(PACKAGES)}",
             *("--dpkgopt=force-unsafe-io", '--aptopt=Acquire::Languages "none"'),
@@ -210,31 +204,27 @@ def _make_root(memory: Path) -> None:
             *("bookworm", memory / "root"),
         )
     except BaseException:
-        _run("umount", "--lazy", memory)
+        run("umount", "--lazy", memory)
         raise
 
 
 def _in_memory(folder: Path) -> None:
     """Thousands of small files, and none of them to keep."""
-    _run("mount", "-t", "tmpfs", "-o", "mode=755,size=3g", "tmpfs", folder)
+    run("mount", "-t", "tmpfs", "-o", "mode=755,size=3g", "tmpfs", folder)
 
 
 @contextlib.contextmanager
 def booted(root, folder):
     """A machine of its own that starts from these files; gone without a trace at the end."""
     with contextlib.ExitStack() as undo:
-        namespace, number = _namespace(undo)
-        gateway, address = f"10.214.{number}.1", f"10.214.{number}.2"
-        _run("ip", "link", "add", namespace, "type", "veth", "peer", "host0", "netns", namespace)
-        _run("ip", "address", "add", f"{gateway}/30", "dev", namespace)
-        _run("ip", "link", "set", namespace, "up")
-        inside = ("ip", "-n", namespace)
-        _run(*inside, "link", "set", "lo", "up")
-        _run(*inside, "address", "add", f"{address}/30", "dev", "host0")
-        _run(*inside, "link", "set", "host0", "up")
+        own = undo.enter_context(network("gmhost", "10.214", "host0"))
         files = _disk(root, folder / "disk", undo)
         host = Host(
-            folder=folder, files=files, namespace=namespace, address=address, gateway=gateway
+            folder=folder,
+            files=files,
+            namespace=own.name,
+            address=own.address,
+            gateway=own.gateway,
         )
         _let_in(host)
         # Also where it does not boot in the end.
@@ -243,35 +233,24 @@ def booted(root, folder):
         yield host
 
 
-def _namespace(undo):
-    """A network namespace that nobody else has, and its number."""
-    need("ip")
-    for number in range(1, 255):
-        name = f"gmhost{number}"
-        if subprocess.run(["ip", "netns", "add", name], capture_output=True).returncode == 0:
-            undo.callback(_run, "ip", "netns", "delete", name)
-            return name, number
-    pytest.fail("No network namespace is free.", pytrace=False)
-
-
 def _disk(root, folder, undo):
     """The machine's files: what it changes is kept beside those that it starts from, in memory."""
     folder.mkdir()
     _in_memory(folder)
-    undo.callback(_run, "umount", "--lazy", folder)
+    undo.callback(run, "umount", "--lazy", folder)
     upper, work, files = (folder / name for name in ("upper", "work", "files"))
     for made in (upper, work, files):
         made.mkdir()
     options = f"lowerdir={root},upperdir={upper},workdir={work}"
-    _run("mount", "-t", "overlay", "overlay", "-o", options, files)
-    undo.callback(_run, "umount", "--lazy", files)
+    run("mount", "-t", "overlay", "overlay", "-o", options, files)
+    undo.callback(run, "umount", "--lazy", files)
     return files
 
 
 def _let_in(host):
     """A key for root, and the host's own, so that ssh asks nothing."""
     key = host.folder / "key"
-    _run(need("ssh-keygen"), "-q", "-t", "ed25519", "-N", "", "-C", "release", "-f", key)
+    run(need("ssh-keygen"), "-q", "-t", "ed25519", "-N", "", "-C", "release", "-f", key)
     login = host.files / "root/.ssh"
     login.mkdir(mode=0o700, exist_ok=True)
     shutil.copy(key.with_suffix(".pub"), login / "authorized_keys")
@@ -301,16 +280,16 @@ def host(bare_host, debian_root):
     # The locked packages that were brought to the host before: the next has them already.
     known = debian_root.with_name("environments")
     if known.exists():
-        _run("cp", "--archive", known, own)
+        run("cp", "--archive", known, own)
     yield bare_host
     if own.exists() and not known.exists():
-        _run("cp", "--archive", own, known)
+        run("cp", "--archive", own, known)
 
 
 def prepare(host):
     """Run prepare-host there, as docs/deploy-vm.md says."""
     key = (host.folder / "key.pub").read_text().strip()
-    _run(
+    run(
         *(need("rsync"), "--archive", f"--rsh={host.ssh_command}"),
         *(ROOT / "deploy/host", f"root@{host.address}:"),
     )
@@ -329,6 +308,6 @@ model.write(Path(sys.argv[2]), manifest=model.manifest(version=sys.argv[3]))
 
 def write_bundle(folder, version):
     """A bundle small enough to be computed by hand, of that version."""
-    _run(sys.executable, "-c", EXAMPLE, ROOT / "tests", folder, version)
+    run(sys.executable, "-c", EXAMPLE, ROOT / "tests", folder, version)
     assert json.loads((folder / "manifest.json").read_text())["version"] == version
     return folder

@@ -1,6 +1,7 @@
-"""Finds the programs that rehearse a deployment. Refuses to skip: a missing one fails the test."""
+"""Finds and runs the programs that rehearse a deployment. A missing one fails the test."""
 
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -35,3 +36,9 @@ def need(name: str) -> str:
         source = SOURCES.get(name, "uv sync --locked --all-extras --group deploy --inexact")
         pytest.fail(f"The program {name} is missing: {source}", pytrace=False)
     return found
+
+
+def run(*command: object) -> None:
+    """Run a command, which must succeed."""
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+    assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
