@@ -45,8 +45,9 @@ test-airflow: install ## a real Airflow: from a cold start to answers, backfills
 	tests/programs
 	$(RUN)pytest tests/acceptance/test_airflow*.py
 
-test-deploy: .venv/.deploy ## rehearse every way of deploying: images and Compose, a host, the cloud; as root, with what deploy/checks/can-rehearse names
+test-deploy: .venv/.deploy ## rehearse every way of deploying: images and Compose, a host, the cloud; as root
 	deploy/checks/can-rehearse
+	tests/programs deploy
 	$(RUN)pytest -n 2 --dist loadgroup tests/deploy
 
 soak: install ## the proofs at length: 7,500 kills, 10,000 swaps under readers, ten minutes of load; two hours or more
