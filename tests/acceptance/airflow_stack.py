@@ -221,7 +221,8 @@ def stack(
 def airflow_stack() -> Iterator[Stack]:
     """Airflow on the clients project with four months in the bucket, started and touched by nobody.
 
-    One for all tests of a run, which go in the order of their files.
+    One for all tests of a run, which go in the order of their files; those that start another
+    come before.
     """
     with stack(months=4) as made:
         made.start()

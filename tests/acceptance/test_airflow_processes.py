@@ -239,104 +239,6 @@ def make_project(folder, *, customers=2000):
     return airflow
 
 
-@pytest.fixture(scope="module")
-def folder():
-    # Not under pytest's folder, which root closes to the user that root's server runs as.
-    with tempfile.TemporaryDirectory(prefix="gristmill-airflow-", dir="/tmp") as name:
-        folder = Path(name)
-        folder.chmod(0o711 if os.geteuid() == 0 else 0o700)
-        yield folder
-
-
-@pytest.fixture(scope="module")
-def airflow(folder):
-    made = make_project(folder)
-    made.environment = {
-        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "15",
-        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "2",
-        "AIRFLOW__CORE__DEFAULT_TASK_RETRY_DELAY": "1",
-    }
-    made.run("load")
-    made.run("build")
-    try:
-        made.start()
-        yield made
-    finally:
-        made.stop()
-
-
-def kill(airflow, what, step):
-    """Kill a part of Airflow, or what a task does; returns once that can go on no more."""
-    command = airflow.command_of(step)
-    pid = {
-        "worker": lambda: command,
-        "database": lambda: embedded.find(airflow.home).pid,
-    }.get(what, lambda: airflow.part(what))()
-    os.kill(pid, signal.SIGKILL)
-    if what == "scheduler":
-        until(lambda: not Path(f"/proc/{command}/cwd").exists(), "its task's command is killed")
-
-
-EACH = ("scheduler", "api-server", "worker", "database")
-"""What can be killed; where kills are asked for at length, each in the middle of either step."""
-
-
-def pytest_generate_tests(metafunc):
-    """Two of them for each step, unless more kills are asked for than usual."""
-    usual = {"load": ("scheduler", "database"), "training": ("worker", "api-server")}
-    for step, always in usual.items():
-        if f"killed_in_the_{step}" in metafunc.fixturenames:
-            at_length = metafunc.config.getoption("--kills") > 200
-            metafunc.parametrize(f"killed_in_the_{step}", EACH if at_length else always)
-
-
-def shorten_activity(airflow):
-    """The file of the activity, changed by one line less."""
-    file = airflow.folder / "bucket" / "customer_activity.csv"
-    header, _, *lines = file.read_text().splitlines(keepends=True)
-    file.write_text("".join([header, *lines]))
-    return file
-
-
-def test_a_load_is_as_if_it_had_run_once(airflow, killed_in_the_load):
-    file = shorten_activity(airflow)
-    with airflow.connect() as connection:
-        (before,) = connection.execute("SELECT count(*) FROM gristmill.loads").fetchone()
-    with airflow.blocked("gristmill.loads") as wait:
-        run = airflow.trigger("load_activity")
-        wait()
-        kill(airflow, killed_in_the_load, "load")
-    tasks = airflow.finished("load_activity", run)
-    assert tasks["load"]["try_number"] >= (1 if killed_in_the_load == "api-server" else 2)
-    with airflow.connect() as connection:
-        rows = connection.execute("SELECT idx, valid_from FROM customer_activity").fetchall()
-        (after,) = connection.execute("SELECT count(*) FROM gristmill.loads").fetchone()
-    with file.open(newline="") as lines:
-        wanted = [(int(row["idx"]), row["valid_from"]) for row in csv.DictReader(lines)]
-    assert sorted((idx, str(since)) for idx, since in rows) == sorted(wanted)
-    assert after == before + 1
-
-
-def test_a_training_is_as_if_it_had_run_once(airflow, killed_in_the_training):
-    """One more version, whole, and nothing of another."""
-    shorten_activity(airflow)
-    airflow.run("load")
-    with airflow.connect() as connection:
-        versions = "SELECT count(*) FROM gristmill.model_versions"
-        (before,) = connection.execute(versions).fetchone()
-    with airflow.blocked("gristmill.model_versions") as wait:
-        run = airflow.trigger("train_all")
-        wait()
-        kill(airflow, killed_in_the_training, "train")
-    tasks = airflow.finished("train_all", run)
-    assert tasks["train"]["try_number"] >= (1 if killed_in_the_training == "api-server" else 2)
-    with airflow.connect() as connection:
-        (after,) = connection.execute(versions).fetchone()
-    assert after == before + 1
-    assert len(json.loads(airflow.run("models", "--json"))) == after
-    assert [one["problems"] for one in json.loads(airflow.run("models", "--json"))] == [[]] * after
-
-
 # More machines than one: the same DAG file, other settings
 
 
@@ -458,3 +360,104 @@ def test_edge_spreads_tasks_over_two_workers_that_know_no_database_of_airflows(a
         commands.append((another.command(*words), another.variables | theirs | home))
     with workers(commands) as said:
         spread(another, said)
+
+
+# Killed in the middle
+
+
+@pytest.fixture(scope="module")
+def folder():
+    # Not under pytest's folder, which root closes to the user that root's server runs as.
+    with tempfile.TemporaryDirectory(prefix="gristmill-airflow-", dir="/tmp") as name:
+        folder = Path(name)
+        folder.chmod(0o711 if os.geteuid() == 0 else 0o700)
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def airflow(folder):
+    made = make_project(folder)
+    made.environment = {
+        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "15",
+        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "2",
+        "AIRFLOW__CORE__DEFAULT_TASK_RETRY_DELAY": "1",
+    }
+    made.run("load")
+    made.run("build")
+    try:
+        made.start()
+        yield made
+    finally:
+        made.stop()
+
+
+def kill(airflow, what, step):
+    """Kill a part of Airflow, or what a task does; returns once that can go on no more."""
+    command = airflow.command_of(step)
+    pid = {
+        "worker": lambda: command,
+        "database": lambda: embedded.find(airflow.home).pid,
+    }.get(what, lambda: airflow.part(what))()
+    os.kill(pid, signal.SIGKILL)
+    if what == "scheduler":
+        until(lambda: not Path(f"/proc/{command}/cwd").exists(), "its task's command is killed")
+
+
+EACH = ("scheduler", "api-server", "worker", "database")
+"""What can be killed; where kills are asked for at length, each in the middle of either step."""
+
+
+def pytest_generate_tests(metafunc):
+    """Two of them for each step, unless more kills are asked for than usual."""
+    usual = {"load": ("scheduler", "database"), "training": ("worker", "api-server")}
+    for step, always in usual.items():
+        if f"killed_in_the_{step}" in metafunc.fixturenames:
+            at_length = metafunc.config.getoption("--kills") > 200
+            metafunc.parametrize(f"killed_in_the_{step}", EACH if at_length else always)
+
+
+def shorten_activity(airflow):
+    """The file of the activity, changed by one line less."""
+    file = airflow.folder / "bucket" / "customer_activity.csv"
+    header, _, *lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join([header, *lines]))
+    return file
+
+
+def test_a_load_is_as_if_it_had_run_once(airflow, killed_in_the_load):
+    file = shorten_activity(airflow)
+    with airflow.connect() as connection:
+        (before,) = connection.execute("SELECT count(*) FROM gristmill.loads").fetchone()
+    with airflow.blocked("gristmill.loads") as wait:
+        run = airflow.trigger("load_activity")
+        wait()
+        kill(airflow, killed_in_the_load, "load")
+    tasks = airflow.finished("load_activity", run)
+    assert tasks["load"]["try_number"] >= (1 if killed_in_the_load == "api-server" else 2)
+    with airflow.connect() as connection:
+        rows = connection.execute("SELECT idx, valid_from FROM customer_activity").fetchall()
+        (after,) = connection.execute("SELECT count(*) FROM gristmill.loads").fetchone()
+    with file.open(newline="") as lines:
+        wanted = [(int(row["idx"]), row["valid_from"]) for row in csv.DictReader(lines)]
+    assert sorted((idx, str(since)) for idx, since in rows) == sorted(wanted)
+    assert after == before + 1
+
+
+def test_a_training_is_as_if_it_had_run_once(airflow, killed_in_the_training):
+    """One more version, whole, and nothing of another."""
+    shorten_activity(airflow)
+    airflow.run("load")
+    with airflow.connect() as connection:
+        versions = "SELECT count(*) FROM gristmill.model_versions"
+        (before,) = connection.execute(versions).fetchone()
+    with airflow.blocked("gristmill.model_versions") as wait:
+        run = airflow.trigger("train_all")
+        wait()
+        kill(airflow, killed_in_the_training, "train")
+    tasks = airflow.finished("train_all", run)
+    assert tasks["train"]["try_number"] >= (1 if killed_in_the_training == "api-server" else 2)
+    with airflow.connect() as connection:
+        (after,) = connection.execute(versions).fetchone()
+    assert after == before + 1
+    assert len(json.loads(airflow.run("models", "--json"))) == after
+    assert [one["problems"] for one in json.loads(airflow.run("models", "--json"))] == [[]] * after
