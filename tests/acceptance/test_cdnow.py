@@ -20,6 +20,8 @@ from typing import NamedTuple
 import pytest
 from psycopg import sql
 
+pytestmark = pytest.mark.xdist_group("cdnow")  # one installation for all
+
 EXAMPLE = Path(__file__).parents[2] / "examples" / "cdnow"
 DATA = EXAMPLE / "data"
 FEATURES = (

@@ -13,6 +13,8 @@ import httpx
 import psycopg
 import pytest
 
+pytestmark = pytest.mark.xdist_group("clients")  # one installation for all
+
 CUSTOMERS = 3000
 MONTHS = 4
 

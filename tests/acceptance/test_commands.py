@@ -21,6 +21,8 @@ from gristmill import __version__, cli
 from gristmill.registry.tracking import tracking_url
 from gristmill.serving.logs import LOG_CONFIG
 
+pytestmark = pytest.mark.xdist_group("commands")  # one installation for all
+
 MONTHS = ("2025-10", "2025-11", "2025-12")
 
 

@@ -17,6 +17,8 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
+pytestmark = pytest.mark.xdist_group("pages")  # one installation for all
+
 HOSTILE = '"><img src=x onerror=alert(1)><script>alert(2)</script>'
 CATEGORIES = (HOSTILE, "\u202e</style></svg><svg onload=alert(3)>", "W" * 150, " ")
 """What stands for the category c: scripts, a turn of the writing, no place to break, nothing."""

@@ -20,6 +20,8 @@ import pytest
 
 from .conftest import Installation
 
+pytestmark = pytest.mark.xdist_group("same_answers")  # one installation for all
+
 ENTITIES = 100_000
 LABELLED = 4_000
 BATCH = 10_000

@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from .network import network
-from .tools import ROOT, need, run
+from .tools import ROOT, in_memory, need, run
 
 DOMAIN = "api.gristmill.test"
 PACKAGES = (
@@ -28,6 +28,8 @@ PACKAGES = (
     *("python3-venv", "rsync", "sudo", "systemd-sysv"),
 )
 """What the machine comes with: what prepare-host installs too, as it has no way to a registry."""
+ROOM = "3g"
+"""Of memory, for its files: thousands of small ones, and none of them to keep."""
 WITHIN = 120.0
 """Seconds within which something that was started is waited for."""
 
@@ -193,7 +195,7 @@ def _only_one(memory: Path):
 
 def _make_root(memory: Path) -> None:
     memory.mkdir(exist_ok=True)
-    _in_memory(memory)
+    in_memory(memory, ROOM)
     try:
         run(
             *(need("mmdebstrap"), "--quiet", "--mode=root", "--variant=minbase"),
@@ -206,11 +208,6 @@ def _make_root(memory: Path) -> None:
     except BaseException:
         run("umount", "--lazy", memory)
         raise
-
-
-def _in_memory(folder: Path) -> None:
-    """Thousands of small files, and none of them to keep."""
-    run("mount", "-t", "tmpfs", "-o", "mode=755,size=3g", "tmpfs", folder)
 
 
 @contextlib.contextmanager
@@ -236,7 +233,7 @@ def booted(root, folder):
 def _disk(root, folder, undo):
     """The machine's files: what it changes is kept beside those that it starts from, in memory."""
     folder.mkdir()
-    _in_memory(folder)
+    in_memory(folder, ROOM)
     undo.callback(run, "umount", "--lazy", folder)
     upper, work, files = (folder / name for name in ("upper", "work", "files"))
     for made in (upper, work, files):

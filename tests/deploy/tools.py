@@ -42,3 +42,8 @@ def run(*command: object) -> None:
     """Run a command, which must succeed."""
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
     assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+
+
+def in_memory(folder: Path, size: str) -> None:
+    """Keep what is written to a folder in memory, until it is unmounted."""
+    run("mount", "-t", "tmpfs", "-o", f"mode=755,size={size}", "tmpfs", folder)
