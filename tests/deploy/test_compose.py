@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import signal
+import ssl
 import stat
 import subprocess
 import threading
@@ -46,6 +47,9 @@ class Client:
             timeout=30,
         )
         self.answers = []
+
+    def close(self):
+        self._client.close()
 
     def tell(self, outcome):
         """What was recorded of an outcome."""
@@ -87,7 +91,8 @@ def client(system):
         "/predict is answered",
         lambda: system.compose("logs", "--no-color", "--tail", "60", check=False)[-8000:],
     )
-    return client
+    yield client
+    client.close()
 
 
 def test_one_up_ends_in_an_answer(system, client):
@@ -231,16 +236,56 @@ def _recorded(system):
     return {row[0] for row in system.query("SELECT prediction_id FROM gristmill.predictions")}
 
 
-@pytest.mark.parametrize("name", ["http", "https"])
-def test_nginx_takes_its_configuration(images, tmp_path, name):
-    certificates = tmp_path / "certificates"
-    certificates.mkdir()
-    key, certificate = certificates / "privkey.pem", certificates / "fullchain.pem"
+@pytest.fixture(scope="module")
+def certificates(images, tmp_path_factory):
+    """A folder as CERTIFICATES names it."""
+    folder = tmp_path_factory.mktemp("certificates")
+    folder.chmod(0o755)
+    key = folder / "privkey.pem"
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=api"]
     subprocess.run(
-        [*command, "-keyout", key, "-out", certificate], check=True, stderr=subprocess.DEVNULL
+        [
+            *(*command, "-addext", f"subjectAltName=IP:{images.engine.address}"),
+            *("-keyout", key, "-out", folder / "fullchain.pem"),
+        ],
+        check=True,
+        stderr=subprocess.DEVNULL,
     )
     key.chmod(0o644)
+    return folder
+
+
+def test_production_answers_by_tls_alone(system, client, certificates):
+    before = client.predict(42)
+    with (system.folder / ".env").open("a") as settings:
+        settings.write(f"CERTIFICATES={certificates}\n")
+    files = ("-f", "docker-compose.yml", "-f", "docker-compose.production.yml")
+    system.compose(*files, "up", "-d", "nginx")
+    address = system.engine.address
+    context = ssl.create_default_context(cafile=certificates / "fullchain.pem")
+    asked = {"idx": 42, "features": FEATURES}
+    key = {"authorization": f"Bearer {system.settings()['API_KEY']}"}
+
+    def answer():
+        with contextlib.suppress(httpx.TransportError):
+            url = f"https://{address}/predict"
+            answered = httpx.post(url, json=asked, headers=key, verify=context, timeout=30)
+            return answered if answered.status_code == 200 else None
+        return None
+
+    answered = until(answer, "an answer by TLS", lambda: system.compose("ps", check=False))
+    assert answered.json()["probability"] == before["probability"]
+    assert answered.headers["strict-transport-security"]
+    plain = httpx.post(f"http://{address}/predict", json=asked, headers=key)
+    assert (plain.status_code, plain.headers["location"]) == (308, f"https://{address}/predict")
+    api = system.engine.inspect(system.container("api"))
+    assert api["HostConfig"]["Memory"] == 2 << 30
+    workers = system.engine.docker("top", system.container("api"), "-o", "pid,args")
+    assert len([line for line in workers.splitlines() if "gristmill.serving" in line]) == 4
+
+
+@pytest.mark.parametrize("name", ["http", "https"])
+def test_nginx_takes_its_configuration(images, certificates, name):
     said = images.engine.docker(
         *("run", "--rm", "--read-only", "--tmpfs", "/tmp", "--user", "101:101"),
         *("--cap-drop", "ALL", "--volume", f"{ROOT / 'deploy/compose/nginx'}:/etc/gristmill:ro"),
