@@ -39,7 +39,7 @@ examples/clients/.env: | .venv/.installed
 
 test: install ## every test, but for Airflow's and the rehearsals of a deployment
 	tests/programs
-	$(RUN)pytest -n 2 --dist loadgroup --ignore tests/deploy --ignore-glob 'tests/acceptance/test_airflow*'
+	$(RUN)pytest -n 3 --dist loadgroup --ignore tests/deploy --ignore-glob 'tests/acceptance/test_airflow*'
 
 test-airflow: install ## a real Airflow: from a cold start to answers, backfills, kills, Celery, Edge
 	tests/programs
