@@ -459,5 +459,7 @@ def test_a_training_is_as_if_it_had_run_once(airflow, killed_in_the_training):
     with airflow.connect() as connection:
         (after,) = connection.execute(versions).fetchone()
     assert after == before + 1
-    assert len(json.loads(airflow.run("models", "--json"))) == after
-    assert [one["problems"] for one in json.loads(airflow.run("models", "--json"))] == [[]] * after
+    models = json.loads(airflow.run("models", "--json"))
+    assert len(models) == after
+    # Of older ones what they were trained on may have been tidied away.
+    assert max(models, key=lambda one: int(one["version"]))["problems"] == []
