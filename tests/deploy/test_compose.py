@@ -110,9 +110,9 @@ def test_one_up_ends_in_an_answer(system, client):
 def test_the_users_of_the_project_are_there(system, client):
     rows = system.query(
         "SELECT rolname FROM pg_roles WHERE rolcanlogin AND rolname IN"
-        " ('admin', 'airflow', 'analyst', 'api', 'ds_user', 'mle_user') ORDER BY 1"
+        " ('admin', 'airflow', 'analyst', 'api', 'ds_user', 'mle_user', 'mlflow') ORDER BY 1"
     )
-    names = ["admin", "airflow", "analyst", "api", "ds_user", "mle_user"]
+    names = ["admin", "airflow", "analyst", "api", "ds_user", "mle_user", "mlflow"]
     assert [row[0] for row in rows] == names
     supers = system.query("SELECT rolname FROM pg_roles WHERE rolsuper")
     assert supers == [["postgres"]]
@@ -154,6 +154,26 @@ def test_the_pages_answer(system, client):
     assert httpx.get(mlflow, headers={"host": "localhost:5000"}, timeout=60).status_code == 200
 
 
+def test_mlflows_pages_keep_its_tables_and_see_no_customer(system, client):
+    with httpx.Client(
+        base_url=f"http://{system.engine.address}:5000/api/2.0/mlflow/experiments",
+        headers={"host": "localhost:5000"},
+        timeout=60,
+    ) as mlflow:
+        asked = {"experiment_name": "clients"}
+        experiment = mlflow.get("/get-by-name", params=asked).json()["experiment"]
+        tag = {"experiment_id": experiment["experiment_id"], "key": "seen", "value": "yes"}
+        assert mlflow.post("/set-experiment-tag", json=tag).status_code == 200
+    assert system.query("SELECT value FROM mlflow.experiment_tags WHERE key = 'seen'") == [["yes"]]
+    seen = system.query(
+        "SELECT DISTINCT relnamespace::regnamespace FROM pg_class"
+        " WHERE relkind IN ('r', 'p', 'v') AND relnamespace::regnamespace::text IN"
+        " ('gristmill', 'public', 'raw', 'builds', 'mlflow')"
+        " AND has_table_privilege('mlflow', oid, 'SELECT, INSERT, UPDATE, DELETE')"
+    )
+    assert seen == [["mlflow"]]
+
+
 def test_what_runs_can_change_nothing_of_itself(system, client):
     for service in SERVICES:
         container = system.engine.inspect(system.container(service))
@@ -167,7 +187,7 @@ def test_what_runs_can_change_nothing_of_itself(system, client):
     secrets = {
         value for name, value in system.settings().items() if re.search("PASSWORD|SECRET|KEY", name)
     } - {""}
-    assert len(secrets) == 7
+    assert len(secrets) == 8
     assert [one for one in secrets if one in logs] == []
 
 
@@ -335,7 +355,7 @@ def test_make_env_writes_other_secrets_each_time_and_over_nothing(checkout):
     secret = [name for name in made[0] if re.search("PASSWORD|SECRET|API_KEY", name)]
     secret = [name for name in secret if not name.startswith("AWS")]
     values = [each[name] for each in made for name in secret]
-    assert len(set(values)) == len(values) == 14
+    assert len(set(values)) == len(values) == 16
     assert min(map(len, values)) >= 32
     assert sorted(path.name for path in checkout.glob(".env*")) == []
 

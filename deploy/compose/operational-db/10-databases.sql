@@ -4,13 +4,16 @@
 \getenv admin_password ADMIN_PASSWORD
 \getenv api_password API_DATABASE_PASSWORD
 \getenv airflow_password AIRFLOW_DATABASE_PASSWORD
+\getenv mlflow_password MLFLOW_DATABASE_PASSWORD
 
 CREATE ROLE admin LOGIN CREATEROLE PASSWORD :'admin_password';
 CREATE DATABASE companydata OWNER admin;
 REVOKE ALL ON DATABASE companydata FROM PUBLIC;
 
--- The API's own: what it may do comes with the tables, by let_api_record.py.
+-- What these may do comes with the tables, by give_rights.py.
 CREATE ROLE api LOGIN PASSWORD :'api_password';
+CREATE ROLE mlflow LOGIN PASSWORD :'mlflow_password';
+GRANT CONNECT ON DATABASE companydata TO mlflow;
 
 CREATE ROLE airflow LOGIN PASSWORD :'airflow_password';
 CREATE DATABASE airflow OWNER airflow;
