@@ -316,8 +316,9 @@ def test_diff_and_undo_of_a_changed_file(type_in, labels):
     lines = labels.read_text().splitlines()
     entity, label = lines[1].split(",")
     changed = f"{entity},{1 - int(label)}"
-    labels.write_text("\n".join([lines[0], changed, *lines[3:]]) + "\n")
+    labels.write_text("\n".join([lines[0], changed, *lines[3:], "0,2"]) + "\n")
     assert type_in("load", "labels").code == 0
+    assert [one["raw"] for one in type_in("rejects", "--json").json] == ["0,2"]
 
     (found,) = type_in("diff", "labels", "--json").json
     assert (found["added"], found["removed"], found["changed"]) == (0, 1, 1)
@@ -329,6 +330,7 @@ def test_diff_and_undo_of_a_changed_file(type_in, labels):
     undone = type_in("undo", "labels")
     assert undone.code == 0
     assert f"load {found['new']} is undone; load {found['old']} is shown again" in undone.out
+    assert type_in("rejects").out == "No rows were refused.\n"
     assert "labels: unchanged" in type_in("load", "labels").out
     states = {one["table"]: one["state"] for one in type_in("status", "--json").json["periods"]}
     assert states["labels"] == "undone"

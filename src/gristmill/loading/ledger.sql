@@ -123,23 +123,32 @@ WHERE newest.status = 'refused'
 ORDER BY newest.period;
 
 -- name: reject_counts
--- How many rows the newest load of each period refused, by rule.
-SELECT newest.table_name, newest.period, newest.status, counted.rule, counted.count::bigint
+-- How many rows the newest load of each period refused, by rule; where it was undone, the one shown.
+SELECT loads.table_name, loads.period, loads.status, counted.rule, counted.count::bigint
 FROM (
-    SELECT DISTINCT ON (table_name, period) * FROM gristmill.loads
-    WHERE %(table)s::text IS NULL OR table_name = %(table)s
-    ORDER BY table_name, period, load DESC
-) AS newest, jsonb_each_text(newest.rules) AS counted (rule, count)
-ORDER BY newest.table_name, newest.period, counted.rule;
+    SELECT DISTINCT ON (table_name, period) CASE WHEN undone_at IS NULL THEN load ELSE (
+        SELECT current.load FROM gristmill.current_loads AS current
+        WHERE (current.table_name, current.period) = (loads.table_name, loads.period)
+    ) END AS load
+    FROM gristmill.loads WHERE %(table)s::text IS NULL OR table_name = %(table)s
+    ORDER BY table_name, period, loads.load DESC
+) AS newest
+JOIN gristmill.loads USING (load)
+CROSS JOIN jsonb_each_text(loads.rules) AS counted (rule, count)
+ORDER BY loads.table_name, loads.period, counted.rule;
 
 -- name: rejects
--- What the newest load of each period refused, by line.
-SELECT newest.table_name, newest.period, newest.status, rejects.file, rejects.line, rejects.rule,
+-- What the newest load of each period refused, by line; where it was undone, the one shown.
+SELECT loads.table_name, loads.period, loads.status, rejects.file, rejects.line, rejects.rule,
        rejects.reason, rejects.raw
 FROM (
-    SELECT DISTINCT ON (table_name, period) * FROM gristmill.loads
-    WHERE %(table)s::text IS NULL OR table_name = %(table)s
-    ORDER BY table_name, period, load DESC
+    SELECT DISTINCT ON (table_name, period) CASE WHEN undone_at IS NULL THEN load ELSE (
+        SELECT current.load FROM gristmill.current_loads AS current
+        WHERE (current.table_name, current.period) = (loads.table_name, loads.period)
+    ) END AS load
+    FROM gristmill.loads WHERE %(table)s::text IS NULL OR table_name = %(table)s
+    ORDER BY table_name, period, loads.load DESC
 ) AS newest
+JOIN gristmill.loads USING (load)
 JOIN gristmill.rejects USING (load)
-ORDER BY newest.table_name, newest.period, rejects.line;
+ORDER BY loads.table_name, loads.period, rejects.line;
