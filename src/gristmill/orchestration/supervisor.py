@@ -178,20 +178,24 @@ def kill_marked(mark: str) -> int:
     None of them is left when this returns, but for one that the system itself keeps busy. Linux
     tells who carries a mark; elsewhere nobody is found.
     """
-    found = _kill_groups(mark)
+    found: set[int] = set()
     deadline = time.monotonic() + _DYING
-    while found and _kill_groups(mark) and time.monotonic() < deadline:
+    while True:
+        carrying = _kill_groups(mark)
+        found |= carrying
+        is_done = not carrying and all(map(_is_over, found))
+        if is_done or time.monotonic() > deadline:
+            return len(found)
         time.sleep(0.02)
-    return found
 
 
-def _kill_groups(mark: str) -> int:
-    """Kill the process groups of those who carry a mark; how many carried it.
+def _kill_groups(mark: str) -> set[int]:
+    """Kill the process groups of those who carry a mark; who carried it.
 
     By the group, for a process that hides its environment is found by one of its group that does
     not.
     """
-    found = 0
+    found = set()
     for entry in Path("/proc").glob("[0-9]*"):
         pid = int(entry.name)
         try:
@@ -200,8 +204,17 @@ def _kill_groups(mark: str) -> int:
             os.killpg(os.getpgid(pid), signal.SIGKILL)
         except OSError:
             continue  # It ended, or is somebody else's.
-        found += 1
+        found.add(pid)
     return found
+
+
+def _is_over(pid: int) -> bool:
+    """Whether a process holds nothing any more, no port either; its mark goes before that."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b") ")[2][:1]
+        return state in b"ZX" and len([*Path(f"/proc/{pid}/task").iterdir()]) == 1
+    except OSError:
+        return True
 
 
 def _carries(entry: Path, mark: str) -> bool:

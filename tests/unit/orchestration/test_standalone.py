@@ -100,6 +100,7 @@ def test_a_port_that_is_taken_is_told_before_anything_is_started(airflow):
 LISTEN = """
 import socket, sys, time
 taken = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+kept = b"x" * (500 << 20)  # it is given back before the port is
 print("here", flush=True)
 time.sleep(600)
 """
