@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from gristmill.flow.report import Report
     from gristmill.loading.difference import Difference, Example
     from gristmill.project.table import Table
+    from gristmill.warehouse.connection import Transaction
 
 
 def show(
@@ -51,17 +52,25 @@ def declared_table(context: Context, name: str) -> Table:
 
 
 def rejects(context: Context, table: str | None) -> list[dict[str, Any]]:
-    """What the newest load of each period refused, of one table or of all."""
+    """What the newest load of each period refused, of one table or of all.
+
+    Where it was undone, what the load that is shown refused.
+    """
     if table is not None:
         declared_table(context, table)
     with context.warehouse.transaction() as transaction:
-        return transaction.rows(ledger.queries.rejects, {"table": table})
+        return transaction.rows(ledger.queries.rejects, _last_loads(transaction, table))
 
 
 def reject_counts(context: Context, table: str | None) -> list[dict[str, Any]]:
-    """How many rows the newest load of each period refused, by rule."""
+    """How many rows the same loads refused, by rule."""
     with context.warehouse.transaction() as transaction:
-        return transaction.rows(ledger.queries.reject_counts, {"table": table})
+        return transaction.rows(ledger.queries.reject_counts, _last_loads(transaction, table))
+
+
+def _last_loads(transaction: Transaction, table: str | None) -> dict[str, Any]:
+    rows = transaction.rows(ledger.queries.last_loads, {"table": table})
+    return {"loads": [row["load"] for row in rows if row["load"] is not None]}
 
 
 def examples_of(rejected: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:

@@ -122,33 +122,26 @@ FROM (
 WHERE newest.status = 'refused'
 ORDER BY newest.period;
 
+-- name: last_loads
+-- Of each period the newest load; where it was undone, the one that is shown.
+SELECT DISTINCT ON (table_name, period) CASE WHEN undone_at IS NULL THEN load ELSE (
+    SELECT current.load FROM gristmill.current_loads AS current
+    WHERE (current.table_name, current.period) = (loads.table_name, loads.period)
+) END AS load
+FROM gristmill.loads WHERE %(table)s::text IS NULL OR table_name = %(table)s
+ORDER BY table_name, period, loads.load DESC;
+
 -- name: reject_counts
--- How many rows the newest load of each period refused, by rule; where it was undone, the one shown.
+-- How many rows some loads refused, by rule.
 SELECT loads.table_name, loads.period, loads.status, counted.rule, counted.count::bigint
-FROM (
-    SELECT DISTINCT ON (table_name, period) CASE WHEN undone_at IS NULL THEN load ELSE (
-        SELECT current.load FROM gristmill.current_loads AS current
-        WHERE (current.table_name, current.period) = (loads.table_name, loads.period)
-    ) END AS load
-    FROM gristmill.loads WHERE %(table)s::text IS NULL OR table_name = %(table)s
-    ORDER BY table_name, period, loads.load DESC
-) AS newest
-JOIN gristmill.loads USING (load)
-CROSS JOIN jsonb_each_text(loads.rules) AS counted (rule, count)
+FROM gristmill.loads CROSS JOIN jsonb_each_text(loads.rules) AS counted (rule, count)
+WHERE loads.load = ANY (%(loads)s::bigint[])
 ORDER BY loads.table_name, loads.period, counted.rule;
 
 -- name: rejects
--- What the newest load of each period refused, by line; where it was undone, the one shown.
+-- What some loads refused, by line.
 SELECT loads.table_name, loads.period, loads.status, rejects.file, rejects.line, rejects.rule,
        rejects.reason, rejects.raw
-FROM (
-    SELECT DISTINCT ON (table_name, period) CASE WHEN undone_at IS NULL THEN load ELSE (
-        SELECT current.load FROM gristmill.current_loads AS current
-        WHERE (current.table_name, current.period) = (loads.table_name, loads.period)
-    ) END AS load
-    FROM gristmill.loads WHERE %(table)s::text IS NULL OR table_name = %(table)s
-    ORDER BY table_name, period, loads.load DESC
-) AS newest
-JOIN gristmill.loads USING (load)
-JOIN gristmill.rejects USING (load)
+FROM gristmill.loads JOIN gristmill.rejects USING (load)
+WHERE loads.load = ANY (%(loads)s::bigint[])
 ORDER BY loads.table_name, loads.period, rejects.line;
